@@ -1,0 +1,1 @@
+"""From-scratch ports, one self-contained file per architecture."""

@@ -1,0 +1,143 @@
+"""Capture: what goes into and comes out of every module call, and handing on other values in its place."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from parity.records import Kind
+
+
+class Endpoint(NamedTuple):
+    """One side of one call of one module."""
+
+    module: str
+    number: int
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module: its tensors, copied, and when it began and ended in the run's own count of events.
+
+    inputs holds the main input alone (the first floating tensor, else the first tensor); label is a string argument if
+    one was given, which tells repeated calls of one module apart.
+    """
+
+    module: str
+    number: int
+    label: str
+    began: int
+    ended: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    def tensors(self, kind: Kind) -> tuple[Tensor, ...]:
+        """What the call took or gave."""
+        return self.inputs if kind == "input" else self.outputs
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One run of one model: its calls by module name and number, and the logits it returned."""
+
+    calls: Mapping[str, tuple[Call, ...]]
+    logits: Tensor
+
+    def at(self, endpoint: Endpoint) -> tuple[Tensor, ...] | None:
+        """The tensors at an endpoint, None if that call did not happen."""
+        calls = self.calls.get(endpoint.module, ())
+        return calls[endpoint.number].tensors(endpoint.kind) if endpoint.number < len(calls) else None
+
+
+Substitute = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
+
+
+class _Recorder:
+    """Hooks of one run. Inner calls end before outer ones, so open calls form a stack."""
+
+    def __init__(self, substitutes: Mapping[Endpoint, Substitute]):
+        self.substitutes = substitutes
+        self.calls: dict[str, list[Call]] = {}
+        self._open: list[tuple[str, int, int, tuple[Tensor, ...], str]] = []
+        self._counts: dict[str, int] = {}
+        self._events = 0
+
+    def _tick(self) -> int:
+        self._events += 1
+        return self._events
+
+    def enter(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+        number = self._counts.get(name, 0)
+        self._counts[name] = number + 1
+        leaves, spec = tree_flatten((args, kwargs))
+        main = _main_tensor(leaves)
+        taken = () if main is None else (_copy(leaves[main]),)
+        label = next((leaf for leaf in leaves if isinstance(leaf, str)), "")
+        self._open.append((name, number, self._tick(), taken, label))
+        substitute = self.substitutes.get(Endpoint(name, number, "input"))
+        if substitute is None or main is None:
+            return None
+        leaves[main] = substitute(taken)[0]
+        replaced: tuple[Any, Any] = tree_unflatten(leaves, spec)
+        return replaced
+
+    def leave(self, output: Any) -> Any:
+        name, number, began, taken, label = self._open.pop()
+        leaves, spec = tree_flatten(output)
+        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        given = tuple(_copy(leaves[place]) for place in places)
+        call = Call(name, number, label, began, self._tick(), taken, given)
+        self.calls.setdefault(name, []).append(call)
+        substitute = self.substitutes.get(Endpoint(name, number, "output"))
+        if substitute is None or not places:
+            return None
+        for place, value in zip(places, substitute(given), strict=True):
+            leaves[place] = value
+        return tree_unflatten(leaves, spec)
+
+
+def run(
+    model: nn.Module, forward: Callable[[], Tensor], substitutes: Mapping[Endpoint, Substitute] | None = None
+) -> Trace:
+    """Run `forward`, recording every call of every submodule of `model`.
+
+    Args:
+        model: the model that `forward` runs.
+        forward: returns the logits.
+        substitutes: per endpoint, a function from the model's own tensors there to those it goes on with. The trace keeps
+            the model's own.
+    """
+    recorder = _Recorder(substitutes or {})
+    with _hooks(model, recorder):
+        logits = forward()
+    calls = {name: tuple(sorted(found, key=lambda call: call.number)) for name, found in recorder.calls.items()}
+    return Trace(calls, logits.detach().clone())
+
+
+@contextmanager
+def _hooks(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if not name:
+                continue
+            before = module.register_forward_pre_hook(
+                lambda _, args, kwargs, name=name: recorder.enter(name, args, kwargs), with_kwargs=True, prepend=True
+            )
+            after = module.register_forward_hook(lambda _m, _a, output: recorder.leave(output))
+            stack.callback(before.remove)
+            stack.callback(after.remove)
+        yield
+
+
+def _main_tensor(leaves: list[Any]) -> int | None:
+    tensors = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    floating = [place for place in tensors if leaves[place].is_floating_point()]
+    return next(iter(floating or tensors), None)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()

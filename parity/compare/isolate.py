@@ -1,0 +1,147 @@
+"""Own error, not inherited error: the port run with the reference's values handed on at every boundary.
+
+What the port would have passed is recorded first, so each stretch between two boundaries is judged alone.
+
+Two modules that hold the same tensors need not end at the same place: one author scales embeddings inside the module, another
+after it. Such a boundary shows by its signature: handing on the reference's value there makes the next boundary wrong, and
+leaving the port's own value makes it right. It is then no place to compare, and the next boundary vouches for both.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from parity.compare.capture import Endpoint, Substitute, Trace, run
+from parity.compare.loading import template
+from parity.compare.measure import find_order, relative_error
+from parity.compare.sides import Side
+from parity.compare.wires import Wire, by_endpoint
+from parity.records import PROMOTED_NOISE
+
+Errors = Mapping[Endpoint, float]
+LOGITS = Endpoint("", 0, "output")
+_REORDERINGS = 4  # rounds: a module that is given another order gives another order
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """Own errors by reference endpoint, and the endpoints at which the two sides do not end at the same place.
+
+    wires are those given, reorderings found on the way included.
+    """
+
+    wires: tuple[Wire, ...]
+    errors: Errors
+    elsewhere: frozenset[Endpoint]
+    trace: Trace
+
+
+def errors(wires: Sequence[Wire], port: Trace, reference: Trace) -> dict[Endpoint, float]:
+    """The relative error at every wired reference endpoint and of the logits; the worst where several wires meet."""
+    found: dict[Endpoint, float] = {}
+    for endpoint, meeting in by_endpoint(wires, "reference").items():
+        pairs = [wire.compared(port, reference) for wire in meeting]
+        values = [relative_error(*pair) for pair in pairs if pair is not None]
+        if values and len(values) == len(pairs):
+            found[endpoint] = max(values, key=lambda value: float("inf") if value != value else value)  # noqa: PLR0124
+    found[LOGITS] = logits_error(port.logits, reference.logits)
+    return found
+
+
+def logits_error(port: Tensor, reference: Tensor) -> float:
+    """Relative error of the returned logits `[B, T, V]`; a port may return the last position alone.
+
+    Logits that differ by one constant per token mean the same distribution, and count as equal.
+    """
+    expected = reference if port.shape == reference.shape else reference[:, -1:].reshape(port.shape)
+    error = relative_error(port, expected)
+    if error > PROMOTED_NOISE:
+        centred = relative_error(port - port.mean(-1, keepdim=True), expected - expected.mean(-1, keepdim=True))
+        error = min(error, centred)
+    return error
+
+
+def isolate(wires: Sequence[Wire], reference: Trace, port: Side, forward: Callable[[], Tensor]) -> Isolation:
+    """Run the port in isolation; find and set apart the boundaries that are elsewhere."""
+
+    def attempt(left: frozenset[Endpoint]) -> tuple[dict[Endpoint, float], Trace]:
+        handing = [wire for wire in wires if wire.reference not in left]
+        trace = run(port.model, forward, _substitutes(handing, reference))
+        return errors(wires, trace, reference), trace
+
+    elsewhere: frozenset[Endpoint] = frozenset()
+    found, trace = attempt(elsewhere)
+    for _ in range(_REORDERINGS):
+        reordered = [_reordered(wire, found, trace, reference) for wire in wires]
+        if all(new is old for new, old in zip(reordered, wires, strict=True)):
+            break
+        wires = reordered
+        found, trace = attempt(elsewhere)
+    for group in _candidates(_failing(found)):
+        failing = _failing(found)
+        group = group & failing
+        if not group:
+            continue
+        trial, trial_trace = attempt(elsewhere | group)
+        if _cured(failing, _failing(trial), group):
+            elsewhere, found, trace = elsewhere | group, trial, trial_trace
+    return Isolation(tuple(wires), {end: error for end, error in found.items() if end not in elsewhere}, elsewhere, trace)
+
+
+def _reordered(wire: Wire, found: Errors, trace: Trace, reference: Trace) -> Wire:
+    """A wire that fails, mended if the port only keeps its heads or features in another order there."""
+    if found.get(wire.reference, 0.0) <= PROMOTED_NOISE or wire.port_features is not None or wire.layout.order is not None:
+        return wire
+    values = wire.compared(trace, reference)
+    if values is None or not values[0].is_floating_point():
+        return wire
+    order = find_order(*values)
+    return wire if order is None else replace(wire, layout=replace(wire.layout, order=order))
+
+
+def _failing(found: Errors) -> frozenset[Endpoint]:
+    return frozenset(end for end, error in found.items() if not error <= PROMOTED_NOISE)
+
+
+def _candidates(failing: frozenset[Endpoint]) -> list[frozenset[Endpoint]]:
+    """The same place in all layers together: such places are never next to each other."""
+    grouped: dict[tuple[str, str], set[Endpoint]] = {}
+    for end in failing - {LOGITS}:
+        grouped.setdefault((template(end.module), end.kind), set()).add(end)
+    return [frozenset(group) for _, group in sorted(grouped.items())]
+
+
+def _cured(before: frozenset[Endpoint], after: frozenset[Endpoint], group: frozenset[Endpoint]) -> bool:
+    """Whether leaving a group of boundaries alone made others right and none wrong."""
+    return after - group < before - group
+
+
+def _substitutes(wires: Sequence[Wire], reference: Trace) -> dict[Endpoint, Substitute]:
+    def substitute(meeting: Sequence[Wire]) -> Substitute:
+        def hand_on(own: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            values = list(own)
+            for wire in meeting:
+                given = reference.at(wire.reference)
+                if given is not None and wire.port_part < len(values):
+                    values[wire.port_part] = wire.handed_on(values[wire.port_part], given[wire.reference_part])
+            return tuple(value.clone() for value in values)
+
+        return hand_on
+
+    return {endpoint: substitute(meeting) for endpoint, meeting in by_endpoint(wires, "port").items()}
+
+
+def first_not_finite(trace: Trace) -> Endpoint | None:
+    """Where in a run a NaN or an infinity first came out of, or went into, a module."""
+    events = sorted(
+        ((call.began if kind == "input" else call.ended), Endpoint(call.module, call.number, kind), call.tensors(kind))
+        for calls in trace.calls.values()
+        for call in calls
+        for kind in ("input", "output")
+    )
+    for _, endpoint, tensors in events:
+        if any(not bool(torch.isfinite(tensor).all()) for tensor in tensors[:1] if tensor.is_floating_point()):
+            return endpoint
+    return None if bool(torch.isfinite(trace.logits).all()) else LOGITS

@@ -1,0 +1,142 @@
+"""The load audit: does every port parameter hold the tensor that it should, and is every tensor used?
+
+Names of the port are never compared with names of the checkpoint. What stands out is found by content: parameters still at
+their initial value, tensors that went nowhere, and in a numbered container (a layer, an expert) a tensor with a number that
+its neighbours do not have.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from parity.compare.lineage import Holding
+from parity.compare.sides import parents
+
+_ENOUGH_NEIGHBOURS = 3
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What the load did.
+
+    held: parameter -> tensors in it, by content or, for `derived` ones, by effect. untouched: still at their initial value.
+    misplaced: parameter -> (tensor it holds, tensor its neighbours call for). unused: tensors found nowhere; partly: tensors
+    of which a part is found nowhere; dropped: left out on purpose.
+    """
+
+    held: Mapping[str, tuple[str, ...]]
+    untouched: tuple[str, ...]
+    derived: tuple[str, ...]
+    misplaced: Mapping[str, tuple[str, str]]
+    unused: tuple[str, ...]
+    partly: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
+def audit(
+    holdings: Mapping[str, tuple[Holding, ...]],
+    now: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+    shapes: Mapping[str, torch.Size],
+    dropped: Iterable[str],
+    affected: Callable[[str], set[str]],
+) -> Loading:
+    """Audit one load.
+
+    Args:
+        holdings: per port parameter, what its content shows.
+        now, initial: the port's parameters after and before loading.
+        shapes: the checkpoint's tensors.
+        dropped: tensors that the port leaves out on purpose.
+        affected: given a tensor's name, the parameters that change if the tensor does; costs a load, so it is asked only
+            about tensors whose content was found nowhere.
+    """
+    held = {name: tuple(holding.tensor for holding in found) for name, found in holdings.items() if found}
+    missing = [name for name in now if name in initial and name not in held]
+    untouched = tuple(name for name in missing if _same(now[name], initial[name]))
+    mysteries = set(missing) - set(untouched)
+    dropped = tuple(sorted(dropped))
+    nowhere = [name for name in shapes if not any(name in found for found in held.values()) and name not in dropped]
+
+    derived: dict[str, list[str]] = {}
+    if mysteries:
+        for tensor in nowhere:
+            for parameter in affected(tensor) & mysteries:
+                derived.setdefault(parameter, []).append(tensor)
+    used = {tensor for found in derived.values() for tensor in found}
+    return Loading(
+        held={**held, **{name: tuple(found) for name, found in derived.items()}},
+        untouched=untouched,
+        derived=tuple(sorted(derived)),
+        misplaced=_misplaced(held, shapes),
+        unused=tuple(name for name in nowhere if name not in used),
+        partly=tuple(_partly(holdings, shapes)),
+        dropped=dropped,
+    )
+
+
+def numbers(name: str) -> tuple[int, ...]:
+    """The layer, expert and other numbers in a dotted name."""
+    return tuple(int(part) for part in name.split(".") if part.isdigit())
+
+
+def template(name: str) -> str:
+    """A dotted name with `{}` for its numbers."""
+    return re.sub(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.)", "{}", name)
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and bool(torch.equal(first.double(), second.double()))
+
+
+def _misplaced(held: Mapping[str, tuple[str, ...]], shapes: Mapping[str, torch.Size]) -> dict[str, tuple[str, str]]:
+    """Parameters whose tensor has another number than the tensors around it."""
+    around: dict[str, Counter[tuple[int, ...]]] = {}
+    for parameter, tensors in held.items():
+        for container in _numbered(parameter):
+            depth = len(numbers(container))
+            around.setdefault(container, Counter()).update(numbers(tensor)[:depth] for tensor in set(tensors))
+    found = {}
+    for parameter, tensors in held.items():
+        for container in _numbered(parameter):
+            votes = around[container]
+            usual, count = votes.most_common(1)[0]
+            if votes.total() < _ENOUGH_NEIGHBOURS or 2 * count <= votes.total():
+                continue
+            for tensor in tensors:
+                expected = _renumbered(tensor, usual)
+                if numbers(tensor)[: len(usual)] != usual and shapes.get(expected) == shapes[tensor]:
+                    found[parameter] = (tensor, expected)
+            break
+    return found
+
+
+def _numbered(parameter: str) -> list[str]:
+    return [name for name in parents(parameter) if name.rpartition(".")[2].isdigit()]
+
+
+def _renumbered(tensor: str, usual: tuple[int, ...]) -> str:
+    wanted = list(usual)
+    parts = [str(wanted.pop(0)) if part.isdigit() and wanted else part for part in tensor.split(".")]
+    return ".".join(parts)
+
+
+def _partly(holdings: Mapping[str, tuple[Holding, ...]], shapes: Mapping[str, torch.Size]) -> list[str]:
+    """Tensors of which some rows or columns were found and others were not."""
+    entries: dict[tuple[str, int], set[int]] = {}
+    complete = set()
+    for found in holdings.values():
+        for holding in found:
+            if holding.complete:
+                complete.add(holding.tensor)
+            entries.setdefault((holding.tensor, holding.matched_axis), set()).update(holding.entries.tolist())
+    for (tensor, axis), seen in entries.items():
+        squeezed = [size for size in shapes[tensor] if size > 1] or [1]
+        merged = squeezed if len(squeezed) <= 2 else [int(torch.tensor(squeezed[:-1]).prod()), squeezed[-1]]
+        if len(seen) == merged[axis]:
+            complete.add(tensor)
+    return sorted({tensor for tensor, _ in entries} - complete)

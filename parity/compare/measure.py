@@ -1,0 +1,131 @@
+"""Measuring: how far two tensors are apart, and how one author's layout maps to another's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from parity.records import PROMOTED_NOISE
+
+
+def relative_error(port: Tensor, reference: Tensor) -> float:
+    """Relative L2 error of two tensors of one shape; 0.0 only if they are bitwise equal; NaN if either holds a NaN."""
+    if torch.equal(port, reference):
+        return 0.0
+    if not reference.is_floating_point():
+        return float((port != reference).double().mean())
+    difference = torch.linalg.vector_norm(port.double() - reference.double())
+    size = torch.linalg.vector_norm(reference.double())
+    return float(difference / size) if size > 0 else float("inf")
+
+
+def worst(port: Tensor, reference: Tensor) -> tuple[float, float]:
+    """Largest and mean absolute difference of two tensors of one shape."""
+    if not reference.numel():
+        return 0.0, 0.0
+    difference = (port.double() - reference.double()).abs()
+    return float(difference.max()), float(difference.mean())
+
+
+@dataclass(frozen=True)
+class Order:
+    """Along one axis, where in the port's tensor each entry of the reference's stands (heads in another order, say)."""
+
+    axis: int
+    places: Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a port's tensor is turned into the reference's: permute the axes, reshape or broadcast, reorder one axis."""
+
+    axes: tuple[int, ...]
+    broadcast: bool = False
+    order: Order | None = None
+
+    def to_reference(self, port: Tensor, shape: torch.Size) -> Tensor:
+        """The port's tensor in the reference's layout `shape`."""
+        moved = port.permute(self.axes)
+        value = moved if self.broadcast else moved.reshape(shape)
+        return value if self.order is None else value.index_select(self.order.axis, self.order.places)
+
+    def to_port(self, reference: Tensor, shape: torch.Size) -> Tensor:
+        """The reference's tensor in the port's layout `shape`."""
+        if self.order is not None:
+            reference = reference.index_select(self.order.axis, self.order.places.argsort())
+        moved = torch.Size([shape[axis] for axis in self.axes])
+        inverse = sorted(range(len(self.axes)), key=self.axes.__getitem__)
+        value = reference.expand(moved) if self.broadcast else reference.reshape(moved)
+        return value.permute(inverse).contiguous()
+
+
+def find_order(port: Tensor, reference: Tensor) -> Order | None:
+    """The reordering along one axis that makes two tensors of one shape equal, if there is one."""
+    for axis in range(reference.ndim):
+        if reference.shape[axis] < 2:
+            continue
+        ours, theirs = _slices(reference, axis), _slices(port, axis)
+        generator = torch.Generator().manual_seed(0)
+        direction = torch.randn(ours.shape[1], generator=generator, dtype=ours.dtype)
+        places = torch.empty(ours.shape[0], dtype=torch.long)
+        places[(ours @ direction).argsort()] = (theirs @ direction).argsort()
+        if relative_error(theirs[places], ours) <= PROMOTED_NOISE:
+            return Order(axis, places)
+    return None
+
+
+def _slices(value: Tensor, axis: int) -> Tensor:
+    return value.movedim(axis, 0).flatten(1).double()
+
+
+def layouts(port: torch.Size, reference: torch.Size) -> list[Layout]:
+    """Layouts that fit best by shape alone, the plainest first: as it is, or with two neighbouring axes exchanged.
+
+    Shapes are read from both ends: of several orders that could be reshaped to the reference, those that keep most axes
+    whole are the ones an author can have meant.
+    """
+    identity = tuple(range(len(port)))
+    orders = [identity, *(_exchanged(identity, axis) for axis in range(len(port) - 1))]
+    ranked: dict[int, list[Layout]] = {}
+    for order in orders:
+        moved = torch.Size([port[axis] for axis in order])
+        if moved.numel() == reference.numel():
+            ranked.setdefault(_axes_kept(moved, reference), []).append(Layout(order))
+        elif len(moved) == len(reference) and all(r in (1, p) for p, r in zip(moved, reference, strict=True)):
+            ranked.setdefault(len(moved), []).append(Layout(order, broadcast=True))
+    return ranked[max(ranked)] if ranked else []
+
+
+def _exchanged(order: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return (*order[:axis], order[axis + 1], order[axis], *order[axis + 2 :])
+
+
+def _axes_kept(moved: torch.Size, reference: torch.Size) -> int:
+    """Leading and trailing axes that the two shapes share."""
+    leading = _shared(moved, reference)
+    return leading + _shared(moved[leading:][::-1], reference[leading:][::-1])
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    return next((count for count, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+
+
+def best_layout(port: Tensor, reference: Tensor) -> tuple[Layout, float] | None:
+    """The layout that fits, and how close the two are under it; None if none fits.
+
+    Values decide between layouts of equal merit only if they agree: two wrong values are near each other by chance alone.
+    """
+    candidates = layouts(port.shape, reference.shape)
+    for layout in candidates:
+        error = distance(layout, port, reference)
+        if error <= PROMOTED_NOISE:
+            return layout, error
+    return (candidates[0], distance(candidates[0], port, reference)) if candidates else None
+
+
+def distance(layout: Layout, port: Tensor, reference: Tensor) -> float:
+    """Relative error of the port's tensor under a layout; infinite for NaN, so that it sorts last."""
+    moved = layout.to_reference(port, reference.shape)
+    error = relative_error(moved, reference.expand_as(moved))
+    return error if error == error else float("inf")  # noqa: PLR0124 (NaN)

@@ -1,0 +1,78 @@
+"""The two sides of a comparison: a model, its run, and the checkpoint tensors its modules hold."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor, nn
+
+from parity.compare.capture import Trace
+from parity.compare.lineage import Holding, Index
+
+
+@dataclass(frozen=True)
+class Side:
+    """One model after one run. holdings: parameter name -> what it holds of the checkpoint."""
+
+    model: nn.Module
+    trace: Trace
+    holdings: Mapping[str, tuple[Holding, ...]]
+
+    @cached_property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """All modules but the root, by name."""
+        return {name: module for name, module in self.model.named_modules() if name}
+
+    @cached_property
+    def owned(self) -> Mapping[str, Mapping[str, tuple[Holding, ...]]]:
+        """Per module, the parameters that are its own; modules without any are left out."""
+        found: dict[str, dict[str, tuple[Holding, ...]]] = {}
+        for name, holdings in self.holdings.items():
+            found.setdefault(name.rpartition(".")[0], {})[name] = holdings
+        return found
+
+    def calls(self, module: str) -> int:
+        """How often a module was called."""
+        return len(self.trace.calls.get(module, ()))
+
+    def takes_ids(self, module: str) -> bool | None:
+        """Whether a module's main input is of integers; None if it was never called or took no tensor."""
+        calls = self.trace.calls.get(module, ())
+        return not calls[0].inputs[0].is_floating_point() if calls and calls[0].inputs else None
+
+    def began(self, module: str) -> int:
+        """When a module was first called, for sorting; modules never called come last."""
+        calls = self.trace.calls.get(module, ())
+        return min((call.began for call in calls), default=1 << 62)
+
+    def is_leaf(self, module: str) -> bool:
+        """Whether a module has no submodules."""
+        return not any(True for _ in self.modules[module].children())
+
+    def is_identity(self, module: str) -> bool:
+        """Whether a module does nothing in eval mode, so that leaving it out is no difference."""
+        return isinstance(self.modules[module], nn.Dropout | nn.Identity)
+
+
+def parents(name: str) -> Iterable[str]:
+    """The enclosing modules of `name`, innermost first, the root ("") last."""
+    while name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def parameters(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and stored buffers by name, tied ones under each of their names."""
+    return {name: value for name, value in model.state_dict(keep_vars=True).items() if value.is_floating_point()}
+
+
+def holdings(model: nn.Module, index: Index) -> dict[str, tuple[Holding, ...]]:
+    """What each parameter and stored buffer of a model holds of the checkpoint."""
+    found: dict[int, tuple[Holding, ...]] = {}
+    result = {}
+    for name, value in parameters(model).items():
+        key = value.data_ptr()
+        if key not in found or value.numel() == 0:
+            found[key] = index.find(value)
+        result[name] = found[key]
+    return result

@@ -1,0 +1,159 @@
+"""The comparison: both models run plainly, promoted and in isolation, and everything that was measured on the way."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from parity.compare import isolate as isolation
+from parity.compare.align import ModulePair, align
+from parity.compare.capture import Endpoint, Trace, run
+from parity.compare.isolate import LOGITS, Errors, Isolation
+from parity.compare.lineage import Index
+from parity.compare.loading import Loading, audit
+from parity.compare.measure import worst
+from parity.compare.sides import Side, holdings, parameters
+from parity.compare.wires import Wire, by_endpoint, connect
+from parity.pair import pair as pairs
+from parity.pair import port as ports
+from parity.pair import reference as references
+from parity.pair.pair import Pair
+from parity.pair.port import LoadedPort
+from parity.pair.promote import precision
+from parity.pair.weights import Tensors
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Both models in promoted float64 after a free run each, and what the port's load did."""
+
+    reference: Side
+    port: Side
+    loading: Loading
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What the forward stage measured, by reference endpoint.
+
+    plain: largest and mean absolute difference in float32. total: relative errors of the free promoted run. isolated: own
+    errors. reasons: why paired modules could not be compared. unstable: where the port differs from itself. broken: where
+    NaN or infinity first appears, on the reference's and on the port's side. shape: why the logits do not fit, if so.
+    """
+
+    pairs: tuple[ModulePair, ...]
+    wires: tuple[Wire, ...]
+    reasons: Mapping[str, str]
+    plain: Mapping[Endpoint, tuple[float, float]]
+    total: Errors
+    isolated: Isolation
+    unstable: Endpoint | None
+    broken: tuple[Endpoint | None, Endpoint | None]
+    shape: str
+
+
+@torch.no_grad()
+def load(pair: Pair) -> Sides:
+    """Build and load both models in promoted float64, run each freely, and audit the load."""
+    reference_model, loaded = pairs.promoted(pair)
+    index = Index(_checkpoint(pair))
+    with precision(True):
+        reference = run(reference_model, lambda: references.logits(reference_model, pair.input_ids))
+        port = run(loaded.model, _forward(pair, loaded.model))
+    port_holdings = holdings(loaded.model, index)
+    now = parameters(loaded.model)
+    return Sides(
+        Side(reference_model, reference, holdings(reference_model, index)),
+        Side(loaded.model, port, port_holdings),
+        audit(
+            port_holdings,
+            now,
+            loaded.initial,
+            {name: tensor.shape for name, tensor in _checkpoint(pair).items()},
+            loaded.dropped,
+            lambda tensor: _affected(pairs.perturbed(pair, tensor), now),
+        ),
+    )
+
+
+def _checkpoint(pair: Pair) -> Mapping[str, Tensor]:
+    return Tensors(pair.checkpoint, promoted=True)
+
+
+def _affected(other: LoadedPort, now: Mapping[str, Tensor]) -> set[str]:
+    return {name for name, value in parameters(other.model).items() if not torch.equal(value, now[name])}
+
+
+def _forward(pair: Pair, model: nn.Module) -> Callable[[], Tensor]:
+    return lambda: ports.logits(pair.port, model, pair.input_ids)
+
+
+@torch.no_grad()
+def forward(pair: Pair, sides: Sides) -> Forward:
+    """Compare every boundary of one full forward."""
+    reference, port = sides.reference, sides.port
+    found = align(reference, port, sides.loading, pair.port.modules)
+    wires, reasons = connect(reference, port, found)
+    shape = _misfit(port.trace.logits, reference.trace.logits)
+    port_forward = _forward(pair, port.model)
+    with precision(True):
+        torch.manual_seed(pair.seed + 1)  # other random numbers, should the port draw any
+        again = run(port.model, port_forward)
+        unstable = _first_difference(port.trace, again)
+        fitting = shape == "" and unstable is None
+        isolated = isolation.isolate(wires, reference.trace, port, port_forward) if fitting else None
+    wires = isolated.wires if isolated else wires
+    total = isolation.errors(wires, port.trace, reference.trace) if shape == "" else {}
+    return Forward(
+        pairs=found,
+        wires=wires,
+        reasons=reasons,
+        plain=_plain(pair, wires) if shape == "" else {},
+        total=total,
+        isolated=isolated or Isolation(wires, {}, frozenset(), port.trace),
+        unstable=unstable,
+        broken=(isolation.first_not_finite(reference.trace), isolation.first_not_finite(port.trace)),
+        shape=shape,
+    )
+
+
+def _misfit(port: Tensor, reference: Tensor) -> str:
+    """Why the logits' shape is wrong, or nothing; the last position alone is allowed."""
+    batch, length, vocabulary = reference.shape
+    if list(port.shape) in ([batch, length, vocabulary], [batch, 1, vocabulary], [batch, vocabulary]):
+        return ""
+    return f"logits are {list(port.shape)}, expected [B, T, V] = {[batch, length, vocabulary]}"
+
+
+def _first_difference(first: Trace, second: Trace) -> Endpoint | None:
+    """Where two runs of one model on one input first differ."""
+    calls = sorted((call for found in first.calls.values() for call in found), key=lambda call: call.ended)
+    for call in calls:
+        endpoint = Endpoint(call.module, call.number, "output")
+        other = second.at(endpoint)
+        if other is None or not all(_same(a, b) for a, b in zip(call.outputs, other, strict=True)):
+            return endpoint
+    return None if _same(first.logits, second.logits) else LOGITS
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and bool(torch.equal(first.nan_to_num(), second.nan_to_num()))
+
+
+def _plain(pair: Pair, wires: tuple[Wire, ...]) -> dict[Endpoint, tuple[float, float]]:
+    """Largest and mean absolute differences of two plain float32 runs."""
+    with precision(False):
+        reference = run(pair.reference_model, lambda: references.logits(pair.reference_model, pair.input_ids))
+        port = run(pair.port_model.model, _forward(pair, pair.port_model.model))
+    found = {}
+    for endpoint, meeting in by_endpoint(wires, "reference").items():
+        values = [wire.compared(port, reference) for wire in meeting]
+        figures = [worst(*value) for value in values if value is not None]
+        if figures:
+            found[endpoint] = (max(high for high, _ in figures), sum(mean for _, mean in figures) / len(figures))
+    expected = reference.logits
+    if port.logits.shape != expected.shape:
+        expected = expected[:, -1:].reshape(port.logits.shape)
+    found[LOGITS] = worst(port.logits, expected)
+    return found

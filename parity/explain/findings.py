@@ -1,0 +1,292 @@
+"""Findings: what to mend, worded from what was measured, the first one first."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from parity.compare.capture import Endpoint
+from parity.compare.isolate import LOGITS
+from parity.compare.loading import template
+from parity.compare.sides import Side, parents
+from parity.compare.stages import Forward, Sides
+from parity.records import PROMOTED_NOISE, Finding
+
+
+def weights(sides: Sides, forward: Forward | None) -> tuple[Finding, ...]:
+    """Findings of the load audit, one per kind of place."""
+    loading, reference = sides.loading, sides.reference
+    partners = {} if forward is None else {pair.port: pair.reference for pair in forward.pairs}
+    counterparts = {theirs: ours for ours, theirs in partners.items()}
+    found = []
+    for parameter, (held, expected) in loading.misplaced.items():
+        found.append(
+            Finding(
+                "weights",
+                "weights-misplaced",
+                f"{parameter} holds {held}; what is around it calls for {expected}",
+                _serves(reference, expected),
+                _module(parameter),
+            )
+        )
+    for parameter in loading.untouched:
+        module = partners.get(_module(parameter), "")
+        found.append(
+            Finding(
+                "weights",
+                _cause_of_untouched(reference, module),
+                f"{parameter} was never loaded, it is as Model(config) left it",
+                module,
+                _module(parameter),
+            )
+        )
+    misplaced = {expected for _, expected in loading.misplaced.values()}
+    waiting = {tensor for parameter in loading.untouched for tensor in _tensors_of(reference, partners.get(_module(parameter), ""))}
+    for tensor in loading.unused:
+        if tensor not in misplaced and tensor not in waiting:
+            module = _serves(reference, tensor)
+            cause = "bias-dropped" if tensor.endswith(".bias") else "weights-silently-missing"
+            title = f"{tensor} is in the checkpoint and nowhere in the port"
+            found.append(Finding("weights", cause, title, module, counterparts.get(module, "")))
+    for tensor in loading.partly:
+        module = _serves(reference, tensor)
+        title = f"only a part of {tensor} is in the port"
+        found.append(Finding("weights", "weights-silently-missing", title, module, counterparts.get(module, "")))
+    return _grouped(found)
+
+
+def _cause_of_untouched(reference: Side, module: str) -> str:
+    """A head that shares the embedding's tensor, left as it was, is a case of its own."""
+    users = [name for tensor in _tensors_of(reference, module) for name in reference.owned if tensor in _tensors_of(reference, name)]
+    return "tied-head" if len(set(users)) > 1 else "weights-silently-missing"
+
+
+def _tensors_of(side: Side, module: str) -> set[str]:
+    return {holding.tensor for found in side.owned.get(module, {}).values() for holding in found}
+
+
+def _serves(reference: Side, tensor: str) -> str:
+    """The reference module that uses a checkpoint tensor."""
+    return next((name for name in reference.owned if tensor in _tensors_of(reference, name)), tensor.rpartition(".")[0])
+
+
+def _module(parameter: str) -> str:
+    return parameter.rpartition(".")[0]
+
+
+def forward(sides: Sides, measured: Forward, settled: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Findings of the forward stage, in the order data flows; those that `settled` already explains are left out."""
+    special = _special(sides, measured)
+    explained = {finding.reference_module for finding in settled} | {
+        module for finding in settled for module in _also(finding)
+    }
+    failing = [
+        endpoint
+        for endpoint in _in_order(sides.reference, measured.isolated.errors)
+        if not measured.isolated.errors[endpoint] <= PROMOTED_NOISE and endpoint.module not in explained
+    ]
+    found = [_finding(sides, measured, endpoint) for endpoint in _without_twins(sides.reference, failing)]
+    return (*special, *_grouped(found))
+
+
+def _also(finding: Finding) -> list[str]:
+    return [line.removeprefix("also ") for line in finding.evidence if line.startswith("also ")]
+
+
+def _in_order(reference: Side, endpoints: Iterable[Endpoint]) -> list[Endpoint]:
+    """Endpoints in the order in which the reference passes them."""
+
+    def event(endpoint: Endpoint) -> float:
+        if endpoint == LOGITS:
+            return float("inf")
+        call = reference.trace.calls[endpoint.module][endpoint.number]
+        return call.began if endpoint.kind == "input" else call.ended
+
+    return sorted(endpoints, key=event)
+
+
+def _without_twins(reference: Side, failing: Sequence[Endpoint]) -> list[Endpoint]:
+    """One of several modules that take the same value stands for all of them."""
+    kept: list[Endpoint] = []
+    for endpoint in failing:
+        twins = [other for other in kept if other.kind == endpoint.kind == "input" and _module(other.module) == _module(endpoint.module)]
+        value = reference.trace.at(endpoint)
+        if not (value and any(_equal(value[0], (reference.trace.at(twin) or value)[0]) for twin in twins)):
+            kept.append(endpoint)
+    return kept
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and bool(torch.equal(first, second))
+
+
+def _special(sides: Sides, measured: Forward) -> list[Finding]:
+    """Faults that make figures meaningless: no logits to compare, NaN, a port that differs from itself."""
+    found = []
+    if measured.shape:
+        found.append(Finding("forward", "unknown", measured.shape, "lm_head", "", evidence=("the port returns another shape",)))
+    for side, endpoint, where in zip((sides.reference, sides.port), measured.broken, ("reference", "port"), strict=True):
+        if endpoint is not None:
+            ours, theirs = _both(measured, endpoint, where)
+            place = endpoint.module or "the returned logits"
+            found.append(
+                Finding(
+                    "forward", "unknown", f"NaN or infinity on the {where}'s side, first in {place} ({endpoint.kind})", ours, theirs,
+                    evidence=(f"{_count_not_finite(side, endpoint)} values are not finite there",),
+                )
+            )  # fmt: skip
+    if measured.unstable is not None:
+        ours, theirs = _both(measured, measured.unstable, "port")
+        place = measured.unstable.module or "the returned logits"
+        found.append(
+            Finding(
+                "forward", "unknown", f"the port gives other results on the same input in eval mode, first in {place}", ours, theirs,
+                evidence=("two runs with different random seeds differ; look for dropout that ignores self.training",),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _both(measured: Forward, endpoint: Endpoint, side: str) -> tuple[str, str]:
+    """The reference's and the port's module of an endpoint that one of them has."""
+    for pair in measured.pairs:
+        if endpoint.module == (pair.reference if side == "reference" else pair.port):
+            return pair.reference, pair.port
+    return (endpoint.module, "") if side == "reference" else ("", endpoint.module)
+
+
+def _count_not_finite(side: Side, endpoint: Endpoint) -> int:
+    tensors = (side.trace.logits,) if endpoint == LOGITS else side.trace.at(endpoint) or ()
+    return sum(int((~torch.isfinite(tensor)).sum()) for tensor in tensors[:1])
+
+
+def _finding(sides: Sides, measured: Forward, endpoint: Endpoint) -> Finding:
+    """One own error, attributed to the module that makes it, or to the one around the stretch that does."""
+    error = measured.isolated.errors[endpoint]
+    ours, theirs = _blamed(sides, measured, endpoint)
+    evidence = [f"relative error {error:.1e} in promoted float64, with the reference's own values before it"]
+    evidence += _shape_of_error(sides, measured, endpoint)
+    return Finding("forward", "unknown", _title(sides, measured, endpoint), ours, theirs, evidence=tuple(evidence))
+
+
+def _blamed(sides: Sides, measured: Forward, endpoint: Endpoint) -> tuple[str, str]:
+    partners = {pair.reference: pair.port for pair in measured.pairs if not pair.partial}
+    if endpoint == LOGITS:
+        last = max(measured.pairs, key=lambda pair: sides.reference.began(pair.reference), default=None)
+        head = [name for name in sides.reference.modules if not name.count(".")][-1]
+        return (last.reference, last.port) if last and last.reference == head else (head, "")
+    ports = [wire.port.module for wire in measured.wires if wire.reference == endpoint]
+    if endpoint.kind == "output":
+        return endpoint.module, ports[0]
+    if _meant_for(sides, measured, endpoint):
+        return endpoint.module, ports[0]  # the wrong module is called here, rather than a right one given a wrong value
+    around = _module(endpoint.module)
+    if not around or around not in sides.reference.modules or not sides.reference.calls(around):
+        around = next((name for name in parents(endpoint.module) if name and sides.reference.calls(name)), endpoint.module)
+    return around, partners.get(around) or _module(ports[0]) or ports[0]
+
+
+def _title(sides: Sides, measured: Forward, endpoint: Endpoint) -> str:
+    if endpoint == LOGITS:
+        return "the returned logits differ after the last module"
+    port = next(wire.port.module for wire in measured.wires if wire.reference == endpoint)
+    if endpoint.kind == "output" and sides.reference.is_leaf(endpoint.module):
+        return f"{port} gives another result than {endpoint.module} on the same input"
+    if endpoint.kind == "output":
+        return f"{port} gives another result than {endpoint.module}, after the last module compared in it"
+    before = _before(sides.reference, measured, endpoint)
+    return f"{port} is given another input than {endpoint.module}" + (f", after {before}" if before else "")
+
+
+def _before(reference: Side, measured: Forward, endpoint: Endpoint) -> str:
+    """The modules that were right last before an input that is wrong."""
+    began = reference.trace.calls[endpoint.module][endpoint.number].began
+    around = _module(endpoint.module)
+    done = [
+        call
+        for end, error in measured.isolated.errors.items()
+        if end.kind == "output" and end != LOGITS and error <= PROMOTED_NOISE and _module(end.module) == around
+        for call in [reference.trace.calls[end.module][end.number]]
+        if call.ended < began
+    ]
+    last = sorted(done, key=lambda call: call.ended)[-3:]
+    return " and ".join(dict.fromkeys(call.module.rpartition(".")[2] for call in last))
+
+
+def _shape_of_error(sides: Sides, measured: Forward, endpoint: Endpoint) -> list[str]:
+    """What the difference looks like: a constant factor, a value meant for another module, positions from which on."""
+    if endpoint == LOGITS:
+        trace = measured.isolated.trace
+        if trace.logits.shape != sides.reference.trace.logits.shape:
+            return []
+        values = trace.logits, sides.reference.trace.logits
+    else:
+        wire = next(wire for wire in measured.wires if wire.reference == endpoint)
+        found = wire.compared(measured.isolated.trace, sides.reference.trace)
+        if found is None:
+            return []
+        values = found
+    own, expected = values
+    if not own.is_floating_point():
+        return []
+    lines = []
+    factor = float((own * expected).sum() / (expected * expected).sum().clamp_min(1e-300))
+    if bool(torch.linalg.vector_norm(own - factor * expected) <= PROMOTED_NOISE * torch.linalg.vector_norm(own)):
+        lines.append(f"it is {factor:.6g} times the reference's value everywhere")
+    other = _meant_for(sides, measured, endpoint)
+    if other:
+        lines.append(f"it is what the reference hands to {other}")
+    lines += _positions(own, expected, sides.reference.trace.logits.shape[1])
+    return lines
+
+
+def _meant_for(sides: Sides, measured: Forward, endpoint: Endpoint) -> str:
+    """Another module of the same container to which the reference hands what the port hands here; empty if none."""
+    wire = next((wire for wire in measured.wires if wire.reference == endpoint), None)
+    found = wire.compared(measured.isolated.trace, sides.reference.trace) if wire else None
+    if endpoint.kind != "input" or found is None:
+        return ""
+    own, expected = found
+    for module, calls in sides.reference.trace.calls.items():
+        if module == endpoint.module or _module(module) != _module(endpoint.module) or not calls[0].inputs:
+            continue
+        value = calls[0].inputs[0]
+        if value.shape == own.shape and value.is_floating_point() and not torch.equal(value, expected):
+            size = torch.linalg.vector_norm(value)
+            if bool(torch.linalg.vector_norm(own - value) <= PROMOTED_NOISE * size):
+                return module
+    return ""
+
+
+def _positions(own: Tensor, expected: Tensor, length: int) -> list[str]:
+    """From which token on, where a dimension of the value counts tokens and the first ones agree."""
+    axes = [axis for axis in range(own.ndim - 1) if own.shape[axis] == length]
+    if len(axes) != 1:
+        return []
+    difference = (own - expected).abs().movedim(axes[0], 0).flatten(1).amax(1)
+    wrong = (difference > PROMOTED_NOISE * expected.abs().max()).nonzero().flatten().tolist()
+    if not wrong or len(wrong) == length:
+        return []
+    return [f"tokens before position {wrong[0]} agree, {len(wrong)} of {length} differ"]
+
+
+def _grouped(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The same finding in several layers is one, named by the first."""
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for finding in findings:
+        key = (finding.cause, template(finding.reference_module), template(finding.port_module), template(_plain(finding.title)))
+        groups.setdefault(key, []).append(finding)
+    return tuple(_merged(group) for group in groups.values())
+
+
+def _plain(title: str) -> str:
+    """A title without the numbers in its names, so that layers can be told from kinds."""
+    return " ".join(template(word.rstrip(",;")) for word in title.split())
+
+
+def _merged(group: Sequence[Finding]) -> Finding:
+    first = group[0]
+    others = [finding.reference_module or finding.port_module for finding in group[1:]]
+    shown = tuple(f"also {name}" for name in others)
+    return replace(first, evidence=(*first.evidence, *shown))

@@ -1,0 +1,167 @@
+"""The pair: one port and one reference on one config, one checkpoint and one probe."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from parity.errors import ParityError
+from parity.pair import port as ports
+from parity.pair import reference as references
+from parity.pair.port import ConfigRefused, DoesNotFit, LoadedPort, Port
+from parity.pair.probe import tokens
+from parity.pair.promote import precision
+from parity.pair.reference import Reference
+from parity.pair.small_config import probe_length, shrink
+from parity.pair.weights import Tensors, randomise
+
+FIXTURES = "parity_fixtures"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is compared. reference_model and port_model are in float32; `promoted` builds their float64 twins."""
+
+    port: Port
+    reference: Reference
+    checkpoint: Path
+    input_ids: Tensor
+    seed: int
+    notes: tuple[str, ...]
+    reference_model: nn.Module
+    port_model: LoadedPort
+
+
+def make(target: object, config: Path | None, reference: str | None, small: bool, seed: int, directory: Path) -> Pair:
+    """Find both sides, write the reference's random weights to `directory` and load them into the port.
+
+    Args:
+        target: the port, as on the command line or a Python object.
+        config: a config.json; else that of `reference`, else the built-in one of the port's first model type.
+        reference: a directory or Hub id whose config.json is used.
+        small: shrink the config first.
+        seed: of weights and probe.
+        directory: an empty directory for config.json and model.safetensors.
+
+    Raises:
+        ParityError: any bad input on the way.
+    """
+    port = ports.resolve(target)
+    source, raw = _read_config(port, config, reference)
+    language_model = references.text_part(raw)
+    notes = [] if language_model is raw else [f"text part of {source} compared, the rest is not covered"]
+    described = references.describe(language_model)
+    _check_model_type(port, described.model_type)
+    if not small:
+        return _on(port, described, probe_length(described.settings), seed, directory, notes)
+
+    strict = shrink(described.config, described.settings)
+    faithful = shrink(described.config, described.settings, adversarial=False)
+    try:
+        return _on(port, replace(described, config=strict.config), strict.tokens, seed, directory, notes)
+    except (ConfigRefused, DoesNotFit) as error:
+        if faithful.config == strict.config:
+            raise
+        differing = [name for name in strict.config if strict.config[name] != faithful.config.get(name)]
+        notes.append(
+            f"{', '.join(differing)} kept as related in the real config; not covered: {_reason(error)}"
+        )
+    return _on(port, replace(described, config=faithful.config), faithful.tokens, seed, directory, notes)
+
+
+def promoted(pair: Pair) -> tuple[nn.Module, LoadedPort]:
+    """Both models built in promoted float64, with the same weights."""
+    model = references.build(pair.reference, promoted=True)
+    model.load_state_dict(pair.reference_model.state_dict())
+    return model, ports.build(pair.port, pair.reference.config, Tensors(pair.checkpoint, True), True, pair.seed)
+
+
+def perturbed(pair: Pair, tensor: str) -> LoadedPort:
+    """The port in promoted float64, loaded from a checkpoint in which one tensor has other values."""
+    tensors = Tensors(pair.checkpoint, True, frozenset({tensor}))
+    return ports.build(pair.port, pair.reference.config, tensors, True, pair.seed)
+
+
+def _on(port: Port, reference: Reference, length: int, seed: int, directory: Path, notes: list[str]) -> Pair:
+    """The pair on exactly this config."""
+    reference = references.describe(reference.config)
+    model = references.build(reference, promoted=False)
+    randomise(model, seed, references.input_axes(model))
+    try:
+        references.save(model, directory, reference.config)
+    except OSError as error:
+        raise ParityError(f"cannot write the reference's weights: {error}", "Free some space, or set TMPDIR.") from error
+    loaded = ports.build(port, reference.config, Tensors(directory, False), False, seed)
+    input_ids = tokens(reference.settings["vocab_size"], length, seed)
+    with torch.no_grad(), precision(False):
+        ports.logits(port, loaded.model, input_ids)
+    return Pair(port, reference, directory, input_ids, seed, tuple(notes), model, loaded)
+
+
+def _reason(error: ParityError) -> str:
+    return re.sub(r"\s*\(.*?, line \d+: .*\)$", "", error.problem)
+
+
+def _read_config(port: Port, config: Path | None, reference: str | None) -> tuple[str, Mapping[str, Any]]:
+    if config is not None:
+        return str(config), _parse(config)
+    if reference is not None:
+        return reference, _parse(_reference_config(reference))
+    folder = resources.files(FIXTURES)
+    defaults = json.loads((folder / "defaults.json").read_text(encoding="utf-8"))
+    model_type = port.model_types[0]
+    if model_type not in defaults:
+        known = "gives no MODEL_TYPES" if not port.declares_model_types else f"is of model type {model_type!r}"
+        raise ParityError(
+            f"{port.name} {known}, and no config for it comes with Parity",
+            "Give one: --config FILE, or --reference DIR_OR_HUB_ID.",
+        )
+    name = defaults[model_type]
+    return name, json.loads((folder / "configs" / name).read_text(encoding="utf-8"))
+
+
+def _parse(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise ParityError(f"there is no config {path}", "Give the path of a config.json.")
+    try:
+        parsed = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ParityError(f"{path} is not JSON: {error}", "Give a config.json as it is on the Hub.") from error
+    if not isinstance(parsed, dict):
+        raise ParityError(f"{path} holds a {type(parsed).__name__}, not an object", "Give a config.json as it is on the Hub.")
+    return parsed
+
+
+def _reference_config(reference: str) -> Path:
+    directory = Path(reference)
+    if directory.is_dir():
+        if not (directory / "config.json").is_file():
+            raise ParityError(f"{directory} has no config.json", "Give a directory in the layout of the Hub.")
+        return directory / "config.json"
+    if directory.is_absolute() or reference.startswith("."):
+        raise ParityError(f"there is no directory {reference}", "Give a directory with a config.json, or a Hub id.")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(reference, "config.json"))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ParityError(
+            f"{reference} is no directory, and its config.json cannot be had from the Hub: {first}",
+            "Check the id, your access and the network, or give a local directory.",
+        ) from error
+
+
+def _check_model_type(port: Port, model_type: str) -> None:
+    if port.declares_model_types and model_type not in port.model_types:
+        raise ParityError(
+            f"{port.name} implements {', '.join(port.model_types)}, the config is of model_type {model_type!r}",
+            "Give the config of an architecture that the port implements, or add it to MODEL_TYPES.",
+        )

@@ -1,0 +1,90 @@
+"""Weights: random ones that hide nothing, and the read-only mapping from which both sides load them."""
+
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+_SPREAD = 0.3
+_CORRECTION_SPREAD = 0.03  # a router bias as wide as the scores starves experts
+_MILD_DECAY = -2.0  # log A: the initialiser's strongest decays empty a recurrent state
+
+
+class MissingTensor(KeyError):
+    """A loader asked for a tensor that the checkpoint does not hold."""
+
+
+class Tensors(Mapping[str, Tensor]):
+    """A checkpoint's tensors by name, read on demand from memory-mapped safetensors; every read is a fresh tensor.
+
+    With `promoted`, floating tensors come as float64, so that whatever a loader computes from them keeps its digits.
+    """
+
+    def __init__(self, directory: Path, promoted: bool, perturbed: frozenset[str] = frozenset()):
+        self._promoted = promoted
+        self._perturbed = perturbed
+        self._files: dict[str, safe_open] = {}
+        for path in sorted(directory.glob("*.safetensors")):
+            file = safe_open(path, framework="pt")  # type: ignore[no-untyped-call]
+            self._files.update(dict.fromkeys(file.keys(), file))
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._files:
+            raise MissingTensor(name)
+        self.read.add(name)
+        with torch._C.DisableTorchFunction():  # reading bytes is not a cast to promote
+            tensor: Tensor = self._files[name].get_tensor(name)
+        if not tensor.is_floating_point():
+            return tensor
+        if self._promoted:
+            tensor = tensor.double()
+        return tensor * 1.5 + 0.25 if name in self._perturbed else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._files))
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, seed: int, input_axes: Mapping[str, int]) -> None:
+    """Give every parameter and stored buffer a value that hides nothing, in place.
+
+    Matrices keep activations near one, embeddings come out near one, vectors spread around their initial value; no tensor
+    stays constant. Each tensor has a random stream of its own, so a change in one leaves the others as they were.
+    """
+    stored = model.state_dict(keep_vars=True)
+    owners = dict(model.named_modules())
+    done: set[int] = set()
+    for name, tensor in stored.items():
+        if tensor.data_ptr() in done or not tensor.is_floating_point():
+            continue
+        done.add(tensor.data_ptr())
+        generator = torch.Generator().manual_seed(seed ^ zlib.crc32(name.encode()))
+        noise = torch.randn(tensor.shape, generator=generator)
+        owner = owners[name.rpartition(".")[0]]
+        if isinstance(owner, nn.Embedding):
+            tensor.copy_(noise)
+            tensor.copy_(noise / _output_scale(owner))
+        elif tensor.ndim >= 2:
+            tensor.copy_(noise / math.sqrt(tensor.shape[input_axes.get(name, -1)]))
+        elif "correction_bias" in name or "expert_bias" in name:
+            tensor.copy_(noise * _CORRECTION_SPREAD)
+        else:
+            base = torch.full_like(tensor, _MILD_DECAY) if name.endswith("A_log") else tensor.detach().clone()
+            tensor.copy_(base + _SPREAD * noise)
+
+
+def _output_scale(embedding: nn.Embedding) -> float:
+    """Root mean square of what the embedding hands on, scales of its own included."""
+    ids = torch.arange(min(embedding.num_embeddings, 64))
+    return float(embedding(ids).float().pow(2).mean().sqrt())

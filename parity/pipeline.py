@@ -1,0 +1,109 @@
+"""The line: pair, compare, explain, report. Each stage takes frozen records and returns frozen records."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+
+from parity import __version__
+from parity.compare import stages
+from parity.compare.boundaries import boundaries, unmatched
+from parity.errors import ParityError
+from parity.explain import findings
+from parity.pair import pair as pairs
+from parity.pair import reference as references
+from parity.records import STAGES, Boundary, Finding, Report, Stage, Versions
+
+RUNNABLE = ("weights", "forward")
+_NOT_YET = {
+    name: "not part of this version, which compares weights and one full forward"
+    for name in STAGES
+    if name not in RUNNABLE
+} | {"gradient": "asked for with --gradient, which is not part of this version"}
+
+Progress = Callable[[str], object]
+
+
+def check(
+    port: object,
+    *,
+    config: str | Path | None = None,
+    reference: str | Path | None = None,
+    small_config: bool = False,
+    seed: int = 0,
+    stage: Iterable[str] = (),
+    progress: Progress = lambda _: None,
+) -> Report:
+    """Compare a port with its reference.
+
+    Args:
+        port: a built-in name, a file, a dotted module, or an object that fulfils the contract of docs/writing-a-port.md.
+        config: a config.json; by default that of `reference`, else the built-in one of the port's first model type.
+        reference: a directory or Hub id whose config.json is used.
+        small_config: shrink the config to small, pairwise distinct widths first.
+        seed: of random weights and probe; the same seed gives the same report.
+        stage: names of the stages to run, all by default.
+        progress: called with a phrase whenever something that takes time begins.
+
+    Raises:
+        ParityError: bad input; says what to do next.
+    """
+    asked = tuple(stage)
+    unknown = [name for name in asked if name not in STAGES]
+    if unknown:
+        raise ParityError(f"there is no stage {unknown[0]!r}", f"Stages are {', '.join(STAGES)}.")
+    wanted = asked or RUNNABLE
+    with tempfile.TemporaryDirectory(prefix="parity-") as directory:
+        began = time.perf_counter()
+        progress("building both models")
+        pair = pairs.make(
+            port, Path(config) if config else None, str(reference) if reference else None, small_config, seed, Path(directory)
+        )
+        progress("loading weights in float64")
+        sides = stages.load(pair)
+        loaded = time.perf_counter()
+        progress("comparing boundaries")
+        measured = stages.forward(pair, sides)
+        compared = time.perf_counter()
+
+        progress("explaining")
+        found_weights = findings.weights(sides, measured) if "weights" in wanted else ()
+        found_forward = findings.forward(sides, measured, found_weights) if "forward" in wanted else ()
+        places = boundaries(sides, measured) if "forward" in wanted else ()
+        return Report(
+            versions=Versions(__version__, torch.__version__, references.VERSION),
+            port=pair.port.name,
+            reference=pair.reference.class_name,
+            weights="random",
+            seed=seed,
+            stages=tuple(
+                _stage(name, asked, wanted, found_weights, found_forward, places, (loaded - began, compared - loaded))
+                for name in STAGES
+            ),
+            boundaries=places,
+            findings=(*found_weights, *found_forward),
+            unmatched=unmatched(sides, measured),
+            notes=pair.notes,
+        )
+
+
+def _stage(
+    name: str,
+    asked: tuple[str, ...],
+    wanted: tuple[str, ...],
+    found_weights: tuple[Finding, ...],
+    found_forward: tuple[Finding, ...],
+    places: tuple[Boundary, ...],
+    seconds: tuple[float, float],
+) -> Stage:
+    requested = name in asked
+    if name in _NOT_YET:
+        return Stage(name, "not_run", _NOT_YET[name], requested=requested)
+    if name not in wanted:
+        return Stage(name, "not_run", "not asked for")
+    if name == "weights":
+        return Stage(name, "fail" if found_weights else "pass", seconds=seconds[0], requested=requested)
+    failed = bool(found_forward) or any(place.verdict == "diff" for place in places)
+    return Stage(name, "fail" if failed else "pass", seconds=seconds[1], requested=requested)

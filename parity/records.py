@@ -1,0 +1,177 @@
+"""What the stages hand on and the report reads: plain frozen records, standard library only.
+
+`Report` is schema 1 of the JSON report. Verdicts are derived from the records below them, never stored twice.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+StageVerdict = Literal["pass", "fail", "not_run"]
+BoundaryVerdict = Literal["exact", "ok", "diff", "not_compared"]
+Kind = Literal["input", "output", "tap"]
+
+STAGES = ("weights", "forward", "precision", "cache", "batch", "gradient")
+
+# Relative error, in promoted float64, from which two boundaries differ. Rounding leaves 6e-15 and less on the 22 small
+# references tried, the weakest known bug (an eps) 4e-8 and more; constants written out to nine digits leave 1e-10.
+PROMOTED_NOISE = 1e-9
+
+
+@dataclass(frozen=True)
+class Versions:
+    """The reference changes between releases, so every report says which one it speaks of."""
+
+    parity: str
+    torch: str
+    transformers: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A line of code."""
+
+    file: str
+    line: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One change to the reference that reproduces the port, up to `residual`."""
+
+    cause: str
+    mutation: str
+    residual: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to mend, with what speaks for it."""
+
+    stage: str
+    cause: str
+    title: str
+    reference_module: str
+    port_module: str
+    port_source: Source | None = None
+    reference_source: Source | None = None
+    explanations: tuple[Explanation, ...] = ()
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """One place where port and reference were, or could not be, compared.
+
+    max_abs and mean_abs are the differences of two plain float32 runs. own and total are relative errors (L2) in promoted
+    float64: own with the reference's values handed on at every other boundary, total as the port runs by itself.
+    None stands for not measured.
+    """
+
+    stage: str
+    name: str
+    reference_module: str
+    port_module: str
+    kind: Kind
+    max_abs: float | None = None
+    mean_abs: float | None = None
+    own: float | None = None
+    total: float | None = None
+    note: str = ""
+
+    @property
+    def verdict(self) -> BoundaryVerdict:
+        """Whether the port is right here, its own error or one that came in counted alike."""
+        if self.own is None or self.total is None:
+            return "not_compared"
+        if not (self.own <= PROMOTED_NOISE and self.total <= PROMOTED_NOISE):  # a NaN is a difference
+            return "diff"
+        return "exact" if self.own == 0.0 == self.total else "ok"
+
+    @property
+    def inherited(self) -> bool:
+        """A difference that only came in from upstream."""
+        return self.verdict == "diff" and self.own is not None and self.own <= PROMOTED_NOISE
+
+    @property
+    def relative(self) -> float | None:
+        """The promoted relative error that the verdict speaks of."""
+        return self.total if self.verdict != "diff" or self.inherited else self.own
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One rung of the ladder."""
+
+    name: str
+    verdict: StageVerdict
+    reason: str = ""
+    seconds: float = 0.0
+    requested: bool = False
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """What has no counterpart on the other side."""
+
+    reference: tuple[str, ...] = ()
+    port: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FieldCoverage:
+    """Config fields that the probe can and cannot see."""
+
+    seen: tuple[str, ...] = ()
+    blind: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MutationCoverage:
+    """Mutations of the reference that the probe notices."""
+
+    caught: int = 0
+    applicable: int = 0
+    missed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What this check is able to notice."""
+
+    fields: FieldCoverage = field(default_factory=FieldCoverage)
+    mutations: MutationCoverage = field(default_factory=MutationCoverage)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of one check; see `parity/report/schema-1.json`."""
+
+    versions: Versions
+    port: str
+    reference: str
+    weights: Literal["random", "pretrained"]
+    seed: int
+    stages: tuple[Stage, ...]
+    boundaries: tuple[Boundary, ...]
+    findings: tuple[Finding, ...]
+    unmatched: Unmatched
+    coverage: Coverage | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Literal["pass", "fail", "incomplete"]:
+        """`fail` if any stage failed, `incomplete` if a stage asked for could not run or nothing was compared."""
+        ran = [stage.verdict for stage in self.stages if stage.verdict != "not_run"]
+        if "fail" in ran:
+            return "fail"
+        if not ran or any(stage.requested and stage.verdict == "not_run" for stage in self.stages):
+            return "incomplete"
+        return "pass"
+
+    @property
+    def exit_code(self) -> int:
+        """0 parity, 1 divergence, 2 could not compare."""
+        return {"pass": 0, "fail": 1, "incomplete": 2}[self.verdict]
