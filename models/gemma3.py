@@ -232,9 +232,7 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
-    def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor, cache: LayerCache | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor, cache: LayerCache | None = None) -> Tensor:
         """`[B, T, C]` -> `[B, T, C]`; visible is `[B, 1, T, S]`, true where a query may look at a key."""
         heads = (*x.shape[:2], -1, self.head_dim)
         q = self.q_norm(self.q_proj(x).view(heads).transpose(1, 2))
@@ -282,9 +280,7 @@ class DecoderLayer(nn.Module):
         self.mlp = MLP(config)
         self.post_mlp_norm = RMSNorm(size, eps)
 
-    def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor, cache: LayerCache | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor, cache: LayerCache | None = None) -> Tensor:
         """`[B, T, C]` -> `[B, T, C]`."""
         attended = self.attention(self.pre_attention_norm(x), cos, sin, visible, cache)
         x = x + self.post_attention_norm(attended)
@@ -298,7 +294,9 @@ class Model(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = ScaledEmbedding(config.vocab_size, config.hidden_size)
-        self.rotary = nn.ModuleDict({kind: RotaryEmbedding(config.head_dim, rope) for kind, rope in config.rope.items()})
+        self.rotary = nn.ModuleDict(
+            {kind: RotaryEmbedding(config.head_dim, rope) for kind, rope in config.rope.items()}
+        )
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in config.layer_types)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -309,9 +307,7 @@ class Model(nn.Module):
         """An empty cache; its tensors take their batch size from the first call."""
         return Cache(self.config)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: Cache | None = None
-    ) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """`[B, T]` int64 -> logits `[B, T, V]`.
 
         attention_mask `[B, T]` is 1 for real tokens and 0 for padding. Rotary attention depends on the distance

@@ -39,7 +39,8 @@ def check(
     """Compare a port with its reference.
 
     Args:
-        port: a built-in name, a file, a dotted module, or an object that fulfils the contract of docs/writing-a-port.md.
+        port: a built-in name, a file, a dotted module, or an object that fulfils the contract of
+            docs/writing-a-port.md.
         config: a config.json; by default that of `reference`, else the built-in one of the port's first model type.
         reference: a directory or Hub id whose config.json is used.
         small_config: shrink the config to small, pairwise distinct widths first.
@@ -59,7 +60,12 @@ def check(
         began = time.perf_counter()
         progress("building both models")
         pair = pairs.make(
-            port, Path(config) if config else None, str(reference) if reference else None, small_config, seed, Path(directory)
+            port,
+            Path(config) if config else None,
+            str(reference) if reference else None,
+            small_config,
+            seed,
+            Path(directory),
         )
         progress("loading weights in float64")
         sides = stages.load(pair)

@@ -64,9 +64,9 @@ class Finding:
 class Boundary:
     """One place where port and reference were, or could not be, compared.
 
-    max_abs and mean_abs are the differences of two plain float32 runs. own and total are relative errors (L2) in promoted
-    float64: own with the reference's values handed on at every other boundary, total as the port runs by itself.
-    None stands for not measured.
+    max_abs and mean_abs are the differences of two plain float32 runs. own and total are relative errors (L2) in
+    promoted float64: own with the reference's values handed on at every other boundary, total as the port runs by
+    itself. None stands for not measured.
     """
 
     stage: str

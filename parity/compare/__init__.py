@@ -1,0 +1,1 @@
+"""Where port and reference differ."""

@@ -1,7 +1,7 @@
 """Alignment by lineage: two modules correspond when they hold the same checkpoint tensors.
 
-Leaves are paired first, containers follow from what they contain, modules without parameters from where they stand, what
-they return and when. Names are never compared; a port's MODULES only helps.
+Leaves are paired first, containers follow from what they contain, modules without parameters from where they stand,
+what they return and when. Names are never compared; a port's MODULES only helps.
 """
 
 import itertools
@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from parity.compare.capture import Call
-from parity.compare.loading import Loading, numbers
+from parity.compare.loading import Loading
 from parity.compare.measure import best_layout
 from parity.compare.sides import Side, parents
 from parity.errors import ParityError
+from parity.names import numbers
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class ModulePair:
     partial: bool = False
 
 
-Element = tuple[str, str]  # a checkpoint tensor and the reference module it serves, which tells a tied head from its embedding
+Element = tuple[
+    str, str
+]  # a checkpoint tensor and the reference module it serves, which tells a tied head from its embedding
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,11 @@ def align(reference: Side, port: Side, loading: Loading, hints: Mapping[str, str
 def _distinct(pairs: Iterable[ModulePair], hinted: Sequence[ModulePair]) -> list[ModulePair]:
     """Without repetitions; what a hint says of a module overrides what was found."""
     told_reference, told_port = {pair.reference for pair in hinted}, {pair.port for pair in hinted}
-    kept = [pair for pair in pairs if pair in hinted or (pair.reference not in told_reference and pair.port not in told_port)]
+    kept = [
+        pair
+        for pair in pairs
+        if pair in hinted or (pair.reference not in told_reference and pair.port not in told_port)
+    ]
     return list(dict.fromkeys(kept))
 
 
@@ -66,11 +73,15 @@ def _hinted(reference: Side, port: Side, hints: Mapping[str, str]) -> list[Modul
     for source, target in hints.items():
         matches = [name for name in reference.modules if _fill(source, numbers(name)) == name]
         if not matches:
-            raise ParityError(f"MODULES names {source!r}, which the reference has not", "Use its module names with {} for numbers.")
+            raise ParityError(
+                f"MODULES names {source!r}, which the reference has not", "Use its module names with {} for numbers."
+            )
         for name in matches:
             place = _fill(target, numbers(name))
-            if place not in port.modules:
-                raise ParityError(f"MODULES names {target!r}, which the port has not", "Use its module names with {} for numbers.")
+            if place is None or place not in port.modules:
+                raise ParityError(
+                    f"MODULES names {target!r}, which the port has not", "Use its module names with {} for numbers."
+                )
             pairs.append(ModulePair(name, place))
     return pairs
 
@@ -121,12 +132,16 @@ def _by_elimination(
     own_port: Mapping[str, set[Element]],
     loading: Loading,
 ) -> dict[str, str]:
-    """Pair modules whose load went wrong with the reference's modules that nothing claims, by shapes, number and order."""
+    """Pair modules whose load went wrong with modules of the reference that nothing claims, by shape, number, order."""
     claimed = set().union(*own_port.values()) if own_port else set()
-    free_reference = [module for module, found in own_reference.items() if not found & claimed and reference.calls(module)]
+    free_reference = [
+        module for module, found in own_reference.items() if not found & claimed and reference.calls(module)
+    ]
     waiting = [name.rpartition(".")[0] for name in loading.untouched]
     free_port = [module for module in dict.fromkeys(waiting) if not own_port.get(module) and port.calls(module)]
-    misled = [module for module in port.owned if module in port.modules and not own_port.get(module) and port.calls(module)]
+    misled = [
+        module for module in port.owned if module in port.modules and not own_port.get(module) and port.calls(module)
+    ]
     free_port += [module for module in misled if module not in free_port]
     found: dict[str, str] = {}
     for module in sorted(free_port, key=port.began):
@@ -177,7 +192,11 @@ def _match_chains(reference: Side, port: Side, ours: Sequence[str], theirs: Sequ
     """Modules that hold the same are nested in each other, or copies: pair them by what they return, order kept."""
     ours = sorted(ours, key=lambda name: (name.count("."), reference.began(name)))
     theirs = sorted(theirs, key=lambda name: (name.count("."), port.began(name)))
-    copies = [name for name in theirs if not any(_encloses(other, name) or _encloses(name, other) for other in theirs if other != name)]
+    copies = [
+        name
+        for name in theirs
+        if not any(_encloses(other, name) or _encloses(name, other) for other in theirs if other != name)
+    ]
     if len(theirs) > 1 and len(copies) == len(theirs):
         return [ModulePair(ours[0], name) for name in theirs]
     size = min(len(ours), len(theirs))
@@ -220,7 +239,9 @@ def _parts(reference: Side, port: Side, sets: _Sets) -> list[ModulePair]:
         sharing = [
             ours
             for ours in reference.owned
-            if sets.reference.get(ours, frozenset()) & sets.port[theirs] and reference.calls(ours) and reference.is_leaf(ours)
+            if sets.reference.get(ours, frozenset()) & sets.port[theirs]
+            and reference.calls(ours)
+            and reference.is_leaf(ours)
         ]
         whole = len(sharing) == 1 and sets.reference[sharing[0]] == sets.port[theirs]
         if (whole and not _holds_part(port, theirs)) or not _one_input(reference, sharing):
@@ -239,7 +260,7 @@ def _one_input(side: Side, modules: Sequence[str]) -> bool:
 
 
 def _without_parameters(reference: Side, port: Side, pairs: Sequence[ModulePair]) -> list[ModulePair]:
-    """Activations, rotary embeddings and the like: same enclosing pair, fitting results, closest first, then in order."""
+    """Activations, rotary embeddings and the like: in the same enclosing pair, closest results first, then in order."""
     scopes = {pair.reference: pair.port for pair in pairs if not pair.partial} | {"": ""}
     taken_reference, taken_port = {pair.reference for pair in pairs}, {pair.port for pair in pairs}
     inner: dict[str, tuple[list[str], list[str]]] = {}

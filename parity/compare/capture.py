@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -51,6 +51,25 @@ class Trace:
         """The tensors at an endpoint, None if that call did not happen."""
         calls = self.calls.get(endpoint.module, ())
         return calls[endpoint.number].tensors(endpoint.kind) if endpoint.number < len(calls) else None
+
+
+def settled(trace: Trace) -> Trace:
+    """The trace with repeated calls of one module in the order of their labels, where these tell them apart.
+
+    A reference may go through a set of layer types, whose order changes from one process to the next.
+    """
+    return Trace({name: _by_label(calls) for name, calls in trace.calls.items()}, trace.logits)
+
+
+def _by_label(calls: tuple[Call, ...]) -> tuple[Call, ...]:
+    labels = {call.label for call in calls}
+    if len(calls) == 1 or len(labels) < len(calls) or "" in labels:
+        return calls
+    ordered = sorted(calls, key=lambda call: call.label)
+    return tuple(
+        replace(call, number=slot.number, began=slot.began, ended=slot.ended)
+        for call, slot in zip(ordered, calls, strict=True)
+    )
 
 
 Substitute = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
@@ -108,8 +127,8 @@ def run(
     Args:
         model: the model that `forward` runs.
         forward: returns the logits.
-        substitutes: per endpoint, a function from the model's own tensors there to those it goes on with. The trace keeps
-            the model's own.
+        substitutes: per endpoint, a function from the model's own tensors there to those it goes on with. The trace
+            keeps the model's own.
     """
     recorder = _Recorder(substitutes or {})
     with _hooks(model, recorder):

@@ -2,9 +2,10 @@
 
 What the port would have passed is recorded first, so each stretch between two boundaries is judged alone.
 
-Two modules that hold the same tensors need not end at the same place: one author scales embeddings inside the module, another
-after it. Such a boundary shows by its signature: handing on the reference's value there makes the next boundary wrong, and
-leaving the port's own value makes it right. It is then no place to compare, and the next boundary vouches for both.
+Two modules that hold the same tensors need not end at the same place: one author scales embeddings inside the module,
+another after it. Such a boundary shows by its signature: handing on the reference's value there makes the next
+boundary wrong, and leaving the port's own value makes it right. It is then no place to compare, and the next boundary
+vouches for both.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor
 
 from parity.compare.capture import Endpoint, Substitute, Trace, run
-from parity.compare.loading import template
 from parity.compare.measure import find_order, relative_error
 from parity.compare.sides import Side
 from parity.compare.wires import Wire, by_endpoint
+from parity.names import template
 from parity.records import PROMOTED_NOISE
 
 Errors = Mapping[Endpoint, float]
@@ -79,20 +80,26 @@ def isolate(wires: Sequence[Wire], reference: Trace, port: Side, forward: Callab
             break
         wires = reordered
         found, trace = attempt(elsewhere)
-    for group in _candidates(_failing(found)):
+    for candidates in _candidates(_failing(found)):
         failing = _failing(found)
-        group = group & failing
+        group = candidates & failing
         if not group:
             continue
         trial, trial_trace = attempt(elsewhere | group)
         if _cured(failing, _failing(trial), group):
             elsewhere, found, trace = elsewhere | group, trial, trial_trace
-    return Isolation(tuple(wires), {end: error for end, error in found.items() if end not in elsewhere}, elsewhere, trace)
+    return Isolation(
+        tuple(wires), {end: error for end, error in found.items() if end not in elsewhere}, elsewhere, trace
+    )
 
 
 def _reordered(wire: Wire, found: Errors, trace: Trace, reference: Trace) -> Wire:
     """A wire that fails, mended if the port only keeps its heads or features in another order there."""
-    if found.get(wire.reference, 0.0) <= PROMOTED_NOISE or wire.port_features is not None or wire.layout.order is not None:
+    if (
+        found.get(wire.reference, 0.0) <= PROMOTED_NOISE
+        or wire.port_features is not None
+        or wire.layout.order is not None
+    ):
         return wire
     values = wire.compared(trace, reference)
     if values is None or not values[0].is_floating_point():

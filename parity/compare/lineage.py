@@ -20,8 +20,8 @@ _OFFSETS = (0.0, -1.0, 1.0)  # a norm's +1 may be folded into its weight, or tak
 class Holding:
     """Part or all of one checkpoint tensor found in one parameter.
 
-    places[axis], for each axis of the tensor, gives the positions along the parameter's axis param_axes[axis] that hold the
-    tensor's entries `entries` (all of them on the axis that was matched whole).
+    places[axis], for each axis of the tensor, gives the positions along the parameter's axis param_axes[axis] that
+    hold the tensor's entries `entries` (all of them on the axis that was matched whole).
     """
 
     tensor: str
@@ -134,9 +134,7 @@ class Index:
             if self._tensors[name].ndim == 2
         )
 
-    def _holding(
-        self, name: str, axis: int, pairs: Sequence[tuple[int, int]], rows: Tensor, direction: int
-    ) -> Holding:
+    def _holding(self, name: str, axis: int, pairs: Sequence[tuple[int, int]], rows: Tensor, direction: int) -> Holding:
         """`axis` is the direction of the tensor's vectors, so they are counted along the other axis."""
         tensor = self._tensors[name]
         counted = 1 - axis
@@ -155,7 +153,7 @@ class Index:
             entries=entries,
             places=tuple(by_axis),
             param_axes=tuple(param_axes),
-            complete=len(entries.unique()) == tensor.shape[counted],
+            complete=len(set(entries.tolist())) == tensor.shape[counted],
             as_is=bool(torch.equal(held, expected)),
         )
 

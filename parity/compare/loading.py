@@ -1,11 +1,10 @@
-"""The load audit: does every port parameter hold the tensor that it should, and is every tensor used?
+"""The load audit: whether every port parameter holds the tensor that it should, and every tensor is used.
 
-Names of the port are never compared with names of the checkpoint. What stands out is found by content: parameters still at
-their initial value, tensors that went nowhere, and in a numbered container (a layer, an expert) a tensor with a number that
-its neighbours do not have.
+Names of the port are never compared with names of the checkpoint. What stands out is found by content: parameters
+still at their initial value, tensors that went nowhere, and in a numbered container (a layer, an expert) a tensor
+with a number that its neighbours do not have.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from parity.compare.lineage import Holding
 from parity.compare.sides import parents
+from parity.names import numbers
 
 _ENOUGH_NEIGHBOURS = 3
 
@@ -23,9 +23,9 @@ _ENOUGH_NEIGHBOURS = 3
 class Loading:
     """What the load did.
 
-    held: parameter -> tensors in it, by content or, for `derived` ones, by effect. untouched: still at their initial value.
-    misplaced: parameter -> (tensor it holds, tensor its neighbours call for). unused: tensors found nowhere; partly: tensors
-    of which a part is found nowhere; dropped: left out on purpose.
+    held: parameter -> tensors in it, by content or, for `derived` ones, by effect. untouched: still at their initial
+    value. misplaced: parameter -> (tensor it holds, tensor its neighbours call for). unused: tensors found nowhere;
+    partly: tensors of which a part is found nowhere; dropped: left out on purpose.
     """
 
     held: Mapping[str, tuple[str, ...]]
@@ -52,8 +52,8 @@ def audit(
         now, initial: the port's parameters after and before loading.
         shapes: the checkpoint's tensors.
         dropped: tensors that the port leaves out on purpose.
-        affected: given a tensor's name, the parameters that change if the tensor does; costs a load, so it is asked only
-            about tensors whose content was found nowhere.
+        affected: given a tensor's name, the parameters that change if the tensor does; costs a load, so it is asked
+            only about tensors whose content was found nowhere.
     """
     held = {name: tuple(holding.tensor for holding in found) for name, found in holdings.items() if found}
     missing = [name for name in now if name in initial and name not in held]
@@ -77,16 +77,6 @@ def audit(
         partly=tuple(_partly(holdings, shapes)),
         dropped=dropped,
     )
-
-
-def numbers(name: str) -> tuple[int, ...]:
-    """The layer, expert and other numbers in a dotted name."""
-    return tuple(int(part) for part in name.split(".") if part.isdigit())
-
-
-def template(name: str) -> str:
-    """A dotted name with `{}` for its numbers."""
-    return re.sub(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.)", "{}", name)
 
 
 def _same(first: Tensor, second: Tensor) -> bool:

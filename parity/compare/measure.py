@@ -108,13 +108,16 @@ def _axes_kept(moved: torch.Size, reference: torch.Size) -> int:
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    return next((count for count, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+    return next(
+        (count for count, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
 
 
 def best_layout(port: Tensor, reference: Tensor) -> tuple[Layout, float] | None:
     """The layout that fits, and how close the two are under it; None if none fits.
 
-    Values decide between layouts of equal merit only if they agree: two wrong values are near each other by chance alone.
+    Values decide between layouts of equal merit only if they agree: two wrong values are near each other by chance
+    alone.
     """
     candidates = layouts(port.shape, reference.shape)
     for layout in candidates:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from parity.compare import isolate as isolation
 from parity.compare.align import ModulePair, align
-from parity.compare.capture import Endpoint, Trace, run
+from parity.compare.capture import Endpoint, Trace, run, settled
 from parity.compare.isolate import LOGITS, Errors, Isolation
 from parity.compare.lineage import Index
 from parity.compare.loading import Loading, audit
@@ -37,9 +37,10 @@ class Sides:
 class Forward:
     """What the forward stage measured, by reference endpoint.
 
-    plain: largest and mean absolute difference in float32. total: relative errors of the free promoted run. isolated: own
-    errors. reasons: why paired modules could not be compared. unstable: where the port differs from itself. broken: where
-    NaN or infinity first appears, on the reference's and on the port's side. shape: why the logits do not fit, if so.
+    plain: largest and mean absolute difference in float32. total: relative errors of the free promoted run. isolated:
+    own errors. reasons: why paired modules could not be compared. unstable: where the port differs from itself.
+    broken: where NaN or infinity first appears, on the reference's and on the port's side. shape: why the logits do
+    not fit, if so.
     """
 
     pairs: tuple[ModulePair, ...]
@@ -59,7 +60,7 @@ def load(pair: Pair) -> Sides:
     reference_model, loaded = pairs.promoted(pair)
     index = Index(_checkpoint(pair))
     with precision(True):
-        reference = run(reference_model, lambda: references.logits(reference_model, pair.input_ids))
+        reference = settled(run(reference_model, lambda: references.logits(reference_model, pair.input_ids)))
         port = run(loaded.model, _forward(pair, loaded.model))
     port_holdings = holdings(loaded.model, index)
     now = parameters(loaded.model)
@@ -144,7 +145,7 @@ def _same(first: Tensor, second: Tensor) -> bool:
 def _plain(pair: Pair, wires: tuple[Wire, ...]) -> dict[Endpoint, tuple[float, float]]:
     """Largest and mean absolute differences of two plain float32 runs."""
     with precision(False):
-        reference = run(pair.reference_model, lambda: references.logits(pair.reference_model, pair.input_ids))
+        reference = settled(run(pair.reference_model, lambda: references.logits(pair.reference_model, pair.input_ids)))
         port = run(pair.port_model.model, _forward(pair, pair.port_model.model))
     found = {}
     for endpoint, meeting in by_endpoint(wires, "reference").items():

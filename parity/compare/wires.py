@@ -1,4 +1,4 @@
-"""Wires: which tensor, and which of its features, at one endpoint of the reference stands at which endpoint of the port."""
+"""Wires: which tensor, and which of its features, at an endpoint of the reference stands at which one of the port."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,10 +76,14 @@ def connect(reference: Side, port: Side, pairs: Iterable[ModulePair]) -> tuple[t
     for module, group in by_reference.items():
         found: list[Wire] = []
         for pair, ours, theirs in _calls(reference, port, group):
-            found += _input_wires(reference, port, pair, ours, theirs) + _output_wires(reference, port, pair, ours, theirs)
+            found += _input_wires(reference, port, pair, ours, theirs) + _output_wires(
+                reference, port, pair, ours, theirs
+            )
         if not found:
             counts = " and ".join(str(port.calls(pair.port)) for pair in group)
-            reasons[module] = f"called {reference.calls(module)} times, {group[0].port} {counts} times, or of other shapes"
+            reasons[module] = (
+                f"called {reference.calls(module)} times, {group[0].port} {counts} times, or of other shapes"
+            )
         wires += found
     return tuple(wires), reasons
 
@@ -99,7 +103,12 @@ def _calls(reference: Side, port: Side, group: Sequence[ModulePair]) -> list[tup
         return [(pair, ours[0], other) for pair, other in theirs]
     ranked = sorted(
         (
-            (min((min(error, 1.0) for _, _, error in fits(mine, other)), default=2.0), -_alike(mine.label, pair.port), i, j)
+            (
+                min((min(error, 1.0) for _, _, error in fits(mine, other)), default=2.0),
+                -_alike(mine.label, pair.port),
+                i,
+                j,
+            )
             for i, mine in enumerate(ours)
             for j, (pair, other) in enumerate(theirs)
         ),

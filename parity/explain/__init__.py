@@ -1,0 +1,1 @@
+"""Why they differ, in words."""

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from parity.compare.capture import Endpoint
 from parity.compare.isolate import LOGITS
-from parity.compare.loading import template
 from parity.compare.sides import Side, parents
 from parity.compare.stages import Forward, Sides
+from parity.names import template
 from parity.records import PROMOTED_NOISE, Finding
 
 
@@ -42,7 +42,11 @@ def weights(sides: Sides, forward: Forward | None) -> tuple[Finding, ...]:
             )
         )
     misplaced = {expected for _, expected in loading.misplaced.values()}
-    waiting = {tensor for parameter in loading.untouched for tensor in _tensors_of(reference, partners.get(_module(parameter), ""))}
+    waiting = {
+        tensor
+        for parameter in loading.untouched
+        for tensor in _tensors_of(reference, partners.get(_module(parameter), ""))
+    }
     for tensor in loading.unused:
         if tensor not in misplaced and tensor not in waiting:
             module = _serves(reference, tensor)
@@ -58,7 +62,12 @@ def weights(sides: Sides, forward: Forward | None) -> tuple[Finding, ...]:
 
 def _cause_of_untouched(reference: Side, module: str) -> str:
     """A head that shares the embedding's tensor, left as it was, is a case of its own."""
-    users = [name for tensor in _tensors_of(reference, module) for name in reference.owned if tensor in _tensors_of(reference, name)]
+    users = [
+        name
+        for tensor in _tensors_of(reference, module)
+        for name in reference.owned
+        if tensor in _tensors_of(reference, name)
+    ]
     return "tied-head" if len(set(users)) > 1 else "weights-silently-missing"
 
 
@@ -86,8 +95,33 @@ def forward(sides: Sides, measured: Forward, settled: Sequence[Finding]) -> tupl
         for endpoint in _in_order(sides.reference, measured.isolated.errors)
         if not measured.isolated.errors[endpoint] <= PROMOTED_NOISE and endpoint.module not in explained
     ]
-    found = [_finding(sides, measured, endpoint) for endpoint in _without_twins(sides.reference, failing)]
-    return (*special, *_grouped(found))
+    shared = _wrong_classes(sides, measured, failing)
+    found = []
+    for endpoint in _without_twins(sides.reference, failing):
+        finding = _finding(sides, measured, endpoint)
+        title = shared.get(endpoint)
+        found.append(finding if title is None else replace(finding, title=title))
+    return (*special, *_grouped(found, frozenset(shared.values())))
+
+
+def _wrong_classes(sides: Sides, measured: Forward, failing: Sequence[Endpoint]) -> dict[Endpoint, str]:
+    """Failing leaves whose class, one of the port's own, is wrong wherever it was compared: one fault, not many."""
+    by_class: dict[type, list[tuple[Endpoint, str]]] = {}
+    for wire in measured.wires:
+        module = sides.port.modules[wire.port.module]
+        own = not type(module).__module__.startswith("torch.")
+        if wire.reference.kind == "output" and own and sides.port.is_leaf(wire.port.module):
+            by_class.setdefault(type(module), []).append(
+                (wire.reference, type(sides.reference.modules[wire.reference.module]).__name__)
+            )
+    titles: dict[Endpoint, str] = {}
+    for kind, places in by_class.items():
+        ends = {endpoint for endpoint, _ in places}
+        names = {name for _, name in places}
+        if len(ends) > 1 and len(names) == 1 and ends <= set(failing):
+            title = f"every {kind.__name__} gives another result than {names.pop()} on the same input"
+            titles |= dict.fromkeys(ends, title)
+    return titles
 
 
 def _also(finding: Finding) -> list[str]:
@@ -110,7 +144,11 @@ def _without_twins(reference: Side, failing: Sequence[Endpoint]) -> list[Endpoin
     """One of several modules that take the same value stands for all of them."""
     kept: list[Endpoint] = []
     for endpoint in failing:
-        twins = [other for other in kept if other.kind == endpoint.kind == "input" and _module(other.module) == _module(endpoint.module)]
+        twins = [
+            other
+            for other in kept
+            if other.kind == endpoint.kind == "input" and _module(other.module) == _module(endpoint.module)
+        ]
         value = reference.trace.at(endpoint)
         if not (value and any(_equal(value[0], (reference.trace.at(twin) or value)[0]) for twin in twins)):
             kept.append(endpoint)
@@ -125,27 +163,27 @@ def _special(sides: Sides, measured: Forward) -> list[Finding]:
     """Faults that make figures meaningless: no logits to compare, NaN, a port that differs from itself."""
     found = []
     if measured.shape:
-        found.append(Finding("forward", "unknown", measured.shape, "lm_head", "", evidence=("the port returns another shape",)))
-    for side, endpoint, where in zip((sides.reference, sides.port), measured.broken, ("reference", "port"), strict=True):
+        found.append(_unknown(measured.shape, "lm_head", "", "the reference returns one row of logits per token"))
+    for side, endpoint, where in zip(
+        (sides.reference, sides.port), measured.broken, ("reference", "port"), strict=True
+    ):
         if endpoint is not None:
-            ours, theirs = _both(measured, endpoint, where)
-            place = endpoint.module or "the returned logits"
-            found.append(
-                Finding(
-                    "forward", "unknown", f"NaN or infinity on the {where}'s side, first in {place} ({endpoint.kind})", ours, theirs,
-                    evidence=(f"{_count_not_finite(side, endpoint)} values are not finite there",),
-                )
-            )  # fmt: skip
+            title = f"NaN or infinity on the {where}'s side, first in {_place(endpoint)} ({endpoint.kind})"
+            evidence = f"{_count_not_finite(side, endpoint)} values are not finite there"
+            found.append(_unknown(title, *_both(measured, endpoint, where), evidence))
     if measured.unstable is not None:
-        ours, theirs = _both(measured, measured.unstable, "port")
-        place = measured.unstable.module or "the returned logits"
-        found.append(
-            Finding(
-                "forward", "unknown", f"the port gives other results on the same input in eval mode, first in {place}", ours, theirs,
-                evidence=("two runs with different random seeds differ; look for dropout that ignores self.training",),
-            )
-        )  # fmt: skip
+        title = f"the port gives other results on the same input in eval mode, first in {_place(measured.unstable)}"
+        evidence = "two runs with different random seeds differ; look for dropout that ignores self.training"
+        found.append(_unknown(title, *_both(measured, measured.unstable, "port"), evidence))
     return found
+
+
+def _unknown(title: str, reference: str, port: str, evidence: str) -> Finding:
+    return Finding("forward", "unknown", title, reference, port, evidence=(evidence,))
+
+
+def _place(endpoint: Endpoint) -> str:
+    return endpoint.module or "the returned logits"
 
 
 def _both(measured: Forward, endpoint: Endpoint, side: str) -> tuple[str, str]:
@@ -183,7 +221,9 @@ def _blamed(sides: Sides, measured: Forward, endpoint: Endpoint) -> tuple[str, s
         return endpoint.module, ports[0]  # the wrong module is called here, rather than a right one given a wrong value
     around = _module(endpoint.module)
     if not around or around not in sides.reference.modules or not sides.reference.calls(around):
-        around = next((name for name in parents(endpoint.module) if name and sides.reference.calls(name)), endpoint.module)
+        around = next(
+            (name for name in parents(endpoint.module) if name and sides.reference.calls(name)), endpoint.module
+        )
     return around, partners.get(around) or _module(ports[0]) or ports[0]
 
 
@@ -271,12 +311,14 @@ def _positions(own: Tensor, expected: Tensor, length: int) -> list[str]:
     return [f"tokens before position {wrong[0]} agree, {len(wrong)} of {length} differ"]
 
 
-def _grouped(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """The same finding in several layers is one, named by the first."""
+def _grouped(findings: Sequence[Finding], titles: frozenset[str] = frozenset()) -> tuple[Finding, ...]:
+    """The same finding in several layers, or under one of `titles`, is one, named by the first."""
     groups: dict[tuple[str, ...], list[Finding]] = {}
     for finding in findings:
-        key = (finding.cause, template(finding.reference_module), template(finding.port_module), template(_plain(finding.title)))
-        groups.setdefault(key, []).append(finding)
+        place = (template(finding.reference_module), template(finding.port_module), _plain(finding.title))
+        groups.setdefault((finding.cause, *((finding.title,) if finding.title in titles else place)), []).append(
+            finding
+        )
     return tuple(_merged(group) for group in groups.values())
 
 

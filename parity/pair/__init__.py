@@ -1,0 +1,1 @@
+"""What is compared: both models, their config, weights and probe."""

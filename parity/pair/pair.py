@@ -69,9 +69,7 @@ def make(target: object, config: Path | None, reference: str | None, small: bool
         if faithful.config == strict.config:
             raise
         differing = [name for name in strict.config if strict.config[name] != faithful.config.get(name)]
-        notes.append(
-            f"{', '.join(differing)} kept as related in the real config; not covered: {_reason(error)}"
-        )
+        notes.append(f"{', '.join(differing)} kept as related in the real config; not covered: {_reason(error)}")
     return _on(port, replace(described, config=faithful.config), faithful.tokens, seed, directory, notes)
 
 
@@ -96,7 +94,9 @@ def _on(port: Port, reference: Reference, length: int, seed: int, directory: Pat
     try:
         references.save(model, directory, reference.config)
     except OSError as error:
-        raise ParityError(f"cannot write the reference's weights: {error}", "Free some space, or set TMPDIR.") from error
+        raise ParityError(
+            f"cannot write the reference's weights: {error}", "Free some space, or set TMPDIR."
+        ) from error
     loaded = ports.build(port, reference.config, Tensors(directory, False), False, seed)
     input_ids = tokens(reference.settings["vocab_size"], length, seed)
     with torch.no_grad(), precision(False):
@@ -134,7 +134,9 @@ def _parse(path: Path) -> Mapping[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ParityError(f"{path} is not JSON: {error}", "Give a config.json as it is on the Hub.") from error
     if not isinstance(parsed, dict):
-        raise ParityError(f"{path} holds a {type(parsed).__name__}, not an object", "Give a config.json as it is on the Hub.")
+        raise ParityError(
+            f"{path} holds a {type(parsed).__name__}, not an object", "Give a config.json as it is on the Hub."
+        )
     return parsed
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import importlib.util
-import inspect
 import pkgutil
 import re
 import sys
@@ -95,7 +94,11 @@ def _import_name(name: str) -> object:
     parent = full.partition(".")[0]
     if not re.fullmatch(r"[\w.]+", full) or _find(parent) is None or _find(full) is None:
         near = get_close_matches(name, known, 3)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Built in: {', '.join(known)}; or give a file, my_port.py."
+        hint = (
+            f"Did you mean {' or '.join(near)}?"
+            if near
+            else f"Built in: {', '.join(known)}; or give a file, my_port.py."
+        )
         raise ParityError(f"there is no port {name!r}", hint)
     with _importing(name), _quiet():
         return importlib.import_module(full)
@@ -157,7 +160,9 @@ def _contract(name: str, module: object, default_type: str) -> Port:
     config_class, model_class = getattr(module, "Config", None), getattr(module, "Model", None)
     weights, load_weights = getattr(module, "WEIGHTS", None), getattr(module, "load_weights", None)
     if not callable(getattr(config_class, "from_hf", None)):
-        raise ParityError(f"{name} has no Config.from_hf", "Add it: it takes the parsed config.json, docs/writing-a-port.md.")
+        raise ParityError(
+            f"{name} has no Config.from_hf", "Add it: it takes the parsed config.json, docs/writing-a-port.md."
+        )
     if not callable(model_class):
         raise ParityError(f"{name} has no Model", "Add it: Model(config) is an nn.Module, docs/writing-a-port.md.")
     if not isinstance(weights, Mapping) and not callable(load_weights):
@@ -167,7 +172,8 @@ def _contract(name: str, module: object, default_type: str) -> Port:
         )
     declared = getattr(module, "MODEL_TYPES", None)
     declared = (declared,) if isinstance(declared, str) else declared
-    assert config_class is not None and model_class is not None
+    assert config_class is not None
+    assert model_class is not None
     return Port(
         name=name,
         model_types=tuple(declared or (default_type,)),
@@ -213,16 +219,23 @@ def build(port: Port, config: Mapping[str, Any], tensors: Tensors, promoted: boo
             own_config = port.make_config(dict(config))
         except ValueError as error:
             raise ConfigRefused(
-                f"{port.name}: Config.from_hf refuses the config: {_said(error)}", "Implement the setting, or give another config."
+                f"{port.name}: Config.from_hf refuses the config: {_said(error)}",
+                "Implement the setting, or give another config.",
             ) from error
         except Exception as error:
-            raise ParityError(f"{port.name}: Config.from_hf raised {_said(error)}", "Mend it; it gets the parsed config.json.") from error
+            raise ParityError(
+                f"{port.name}: Config.from_hf raised {_said(error)}", "Mend it; it gets the parsed config.json."
+            ) from error
         try:
             model = port.make_model(own_config)
         except Exception as error:
-            raise DoesNotFit(f"{port.name}: Model(config) raised {_said(error)}", "Mend it; it gets what Config.from_hf returns.") from error
+            raise DoesNotFit(
+                f"{port.name}: Model(config) raised {_said(error)}", "Mend it; it gets what Config.from_hf returns."
+            ) from error
         if not isinstance(model, nn.Module):
-            raise ParityError(f"{port.name}: Model(config) is a {type(model).__name__}", "It must be a torch.nn.Module.")
+            raise ParityError(
+                f"{port.name}: Model(config) is a {type(model).__name__}", "It must be a torch.nn.Module."
+            )
         initial = {name: tensor.detach().clone() for name, tensor in model.named_parameters() if not tensor.is_meta}
         with torch.no_grad():
             dropped = _load(port, model, tensors)
@@ -242,13 +255,16 @@ def logits(port: Port, model: nn.Module, input_ids: Tensor) -> Tensor:
         try:
             result = model(given)
         except Exception as error:
-            raise DoesNotFit(f"{port.name}: forward raised {_said(error)}", "It gets int64 token ids of shape [B, T].") from error
+            raise DoesNotFit(
+                f"{port.name}: forward raised {_said(error)}", "It gets int64 token ids of shape [B, T]."
+            ) from error
     if not torch.equal(given, input_ids):
         raise ParityError(f"{port.name}: forward changes its input_ids in place", "Clone them before changing them.")
     found = _find_logits(result)
     if found is None:
         raise ParityError(
-            f"{port.name}: forward returned {type(result).__name__} without logits", "Return a tensor of shape [B, T, V]."
+            f"{port.name}: forward returned {type(result).__name__} without logits",
+            "Return a tensor of shape [B, T, V].",
         )
     return found
 
@@ -276,11 +292,15 @@ def _load(port: Port, model: nn.Module, tensors: Tensors) -> frozenset[str]:
         name = str(error.args[0])
         near = get_close_matches(name, list(tensors), 1)
         hint = f"The nearest there is: {near[0]}." if near else "Check the name against the checkpoint."
-        raise DoesNotFit(f"{port.name}: the loader asks for tensor {name!r}, which the checkpoint lacks", hint) from error
+        raise DoesNotFit(
+            f"{port.name}: the loader asks for tensor {name!r}, which the checkpoint lacks", hint
+        ) from error
     except ParityError:
         raise
     except Exception as error:
-        raise DoesNotFit(f"{port.name}: the loader raised {_said(error)}", "Mend it; it gets a mapping of name to tensor.") from error
+        raise DoesNotFit(
+            f"{port.name}: the loader raised {_said(error)}", "Mend it; it gets a mapping of name to tensor."
+        ) from error
 
 
 def _load_by_templates(port: Port, model: nn.Module, tensors: Tensors) -> frozenset[str]:

@@ -1,8 +1,8 @@
 """Promotion: run code written for float32 in float64, explicit casts included.
 
-Rounding shrinks by nine orders of magnitude in float64 and a bug does not shrink at all, so a verdict needs no tolerance.
-`model.double()` alone is not enough: norms, rope and softmax cast to float32 by name. A `TorchFunctionMode` lifts each such
-cast, while the model is built and while it runs.
+Rounding shrinks by nine orders of magnitude in float64 and a bug does not shrink at all, so a verdict needs no
+tolerance. `model.double()` alone is not enough: norms, rope and softmax cast to float32 by name. A
+`TorchFunctionMode` lifts each such cast, while the model is built and while it runs.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ _CASTS = {
     torch.Tensor.float: torch.Tensor.double,
     torch.Tensor.half: torch.Tensor.double,
     torch.Tensor.bfloat16: torch.Tensor.double,
-    torch.Tensor.cfloat: torch.Tensor.cdouble,
+    torch.Tensor.cfloat: torch.Tensor.cdouble,  # type: ignore[attr-defined]
 }
 
 _REINTERPRETING = (torch.Tensor.view, torch.frombuffer)  # a dtype given to these says how to read bits

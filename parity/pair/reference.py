@@ -54,13 +54,13 @@ def describe(config: Mapping[str, Any]) -> Reference:
     """
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
-        raise ParityError("the config has no model_type", 'Add "model_type", for instance "llama", or use a config.json.')
+        raise ParityError(
+            "the config has no model_type", 'Add "model_type", for instance "llama", or use a config.json.'
+        )
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or model_type not in CONFIG_MAPPING:
         near = get_close_matches(model_type, list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), 3)
         hint = f"Did you mean {' or '.join(near)}?" if near else "Check the spelling, or upgrade transformers."
-        raise ParityError(
-            f"transformers {VERSION} has no causal language model of model_type {model_type!r}", hint
-        )
+        raise ParityError(f"transformers {VERSION} has no causal language model of model_type {model_type!r}", hint)
     class_name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
     reference = Reference(model_type, class_name, dict(config), {})
     return Reference(model_type, class_name, dict(config), _config_object(reference).to_dict())
@@ -80,7 +80,9 @@ def build(reference: Reference, promoted: bool) -> nn.Module:
         with precision(promoted):
             model: nn.Module = model_class(config)
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
-        raise ParityError(f"{reference.class_name} rejects the config: {error}", "Mend the value in the config.") from error
+        raise ParityError(
+            f"{reference.class_name} rejects the config: {error}", "Mend the value in the config."
+        ) from error
     return model.double().eval() if promoted else model.float().eval()
 
 

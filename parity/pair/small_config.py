@@ -1,7 +1,7 @@
 """The small config: the real config.json with narrow widths, and nothing else made smaller.
 
-Flags, activations, eps, scales, rope values, ties, biases and softcaps stay as they are, at least two layers of each kind
-remain, and widths become pairwise distinct, so that no two axes can be confused unseen.
+Flags, activations, eps, scales, rope values, ties, biases and softcaps stay as they are, at least two layers of each
+kind remain, and widths become pairwise distinct, so that no two axes can be confused unseen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -79,7 +79,7 @@ def shrink(config: Mapping[str, Any], settings: Mapping[str, Any], adversarial: 
 
 
 def _must_be_given(value: Any, default: Any) -> bool:
-    """A field that the real config leaves out stays out unless its default no longer fits; the class derives lists itself."""
+    """A field that the real config leaves out stays out if its default still fits; lists the class derives itself."""
     return value != default and not isinstance(value, list)
 
 
@@ -110,8 +110,10 @@ def _heads(known: Mapping[str, Any], adversarial: bool) -> dict[str, Any]:
     if latent:
         small["head_dim"] = _WIDTHS["qk_rope_head_dim"]
     head_dim = known.get("head_dim")
-    tied_widths = not latent and (head_dim or known[hidden_name] // known[heads_name]) * known[heads_name] == known[hidden_name]
-    if head_dim is None and not latent or (tied_widths and not adversarial):
+    tied_widths = (
+        not latent and (head_dim or known[hidden_name] // known[heads_name]) * known[heads_name] == known[hidden_name]
+    )
+    if (head_dim is None and not latent) or (tied_widths and not adversarial):
         small[hidden_name] = HEADS * HEAD_DIM
     if "head_dim" in small and "head_dim" not in known:
         del small["head_dim"]

@@ -29,7 +29,7 @@ class Tensors(Mapping[str, Tensor]):
         self._perturbed = perturbed
         self._files: dict[str, safe_open] = {}
         for path in sorted(directory.glob("*.safetensors")):
-            file = safe_open(path, framework="pt")  # type: ignore[no-untyped-call]
+            file = safe_open(path, framework="pt")
             self._files.update(dict.fromkeys(file.keys(), file))
         self.read: set[str] = set()
 
@@ -59,8 +59,9 @@ class Tensors(Mapping[str, Tensor]):
 def randomise(model: nn.Module, seed: int, input_axes: Mapping[str, int]) -> None:
     """Give every parameter and stored buffer a value that hides nothing, in place.
 
-    Matrices keep activations near one, embeddings come out near one, vectors spread around their initial value; no tensor
-    stays constant. Each tensor has a random stream of its own, so a change in one leaves the others as they were.
+    Matrices keep activations near one, embeddings come out near one, vectors spread around their initial value; no
+    tensor stays constant. Each tensor has a random stream of its own, so a change in one leaves the others as they
+    were.
     """
     stored = model.state_dict(keep_vars=True)
     owners = dict(model.named_modules())

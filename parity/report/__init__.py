@@ -1,0 +1,1 @@
+"""Telling it: views of one report."""

@@ -1,0 +1,189 @@
+"""The command line. Exit codes: 0 parity, 1 divergence, 2 bad input or nothing compared, 3 internal error.
+
+torch and everything that needs it is imported inside the command bodies, so that `parity --help` stays fast.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from parity import __version__
+from parity.errors import ParityError
+
+if TYPE_CHECKING:
+    from parity.records import Report
+
+app = typer.Typer(
+    name="parity",
+    help="Tells where a from-scratch LLM port departs from its transformers reference.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Format(StrEnum):
+    """How a report is written."""
+
+    text = "text"
+    json = "json"
+
+
+# Names in [tool.parity] and the parameters of `check` that they set.
+_SETTINGS = {
+    "config": "config",
+    "reference": "reference",
+    "small_config": "small_config",
+    "seed": "seed",
+    "stage": "stage",
+    "format": "form",
+    "all": "every",
+}
+
+
+@app.callback()
+def _parity(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    from parity.settings import from_project
+
+    if version:
+        typer.echo(f"parity {__version__}")
+        raise typer.Exit
+    settings = from_project(Path.cwd(), _SETTINGS)
+    context.default_map = {"check": {_SETTINGS[name]: value for name, value in settings.items()}}
+
+
+@app.command()
+def check(
+    port: Annotated[str, typer.Argument(help="Built-in name, file (port.py, port.py:Namespace) or dotted module.")],
+    config: Annotated[
+        Path | None, typer.Option(envvar="PARITY_CONFIG", help="config.json to build both models from.", metavar="FILE")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(envvar="PARITY_REFERENCE", help="Take config.json from here.", metavar="DIR_OR_HUB_ID"),
+    ] = None,
+    small_config: Annotated[
+        bool, typer.Option("--small-config", envvar="PARITY_SMALL_CONFIG", help="Shrink the config's widths and depth.")
+    ] = False,
+    seed: Annotated[int, typer.Option(envvar="PARITY_SEED", help="Of random weights and tokens.", min=0)] = 0,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(envvar="PARITY_STAGE", help="Run this stage only (repeatable).", metavar="NAME"),
+    ] = None,
+    form: Annotated[
+        Format, typer.Option("--format", envvar="PARITY_FORMAT", help="How to write the report.")
+    ] = Format.text,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to FILE.", metavar="FILE")] = None,
+    every: Annotated[bool, typer.Option("--all", envvar="PARITY_ALL", help="Show every boundary.")] = False,
+) -> None:
+    """Compare a port with its reference, boundary by boundary."""
+    if output is not None:
+        _writable(output)
+    with _progress() as progress:
+        progress("importing torch and transformers")
+        from parity.pipeline import check as run
+
+        report = run(
+            port,
+            config=config,
+            reference=reference,
+            small_config=small_config,
+            seed=seed,
+            stage=stage or (),
+            progress=progress,
+        )
+    _write(report, form, output, every)
+    raise typer.Exit(report.exit_code)
+
+
+def _write(report: "Report", form: Format, output: Path | None, every: bool) -> None:
+    if form is Format.json:
+        from parity.report.json import render as render_json
+
+        text = render_json(report)
+        if output is None:
+            sys.stdout.write(text)
+        else:
+            _replace(output, text)
+        return
+    from rich.console import Console
+
+    from parity.report.text import render as render_text
+
+    if output is None:
+        console = Console(highlight=False)
+        for line in render_text(report, every):
+            console.print(line, soft_wrap=True)
+    else:
+        _replace(output, "".join(f"{line.plain}\n" for line in render_text(report, every)))
+
+
+def _writable(path: Path) -> None:
+    """Find out before the work is done, not after."""
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise ParityError(f"cannot write {path}", "Give a file in a directory that exists and is writable.")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    name = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
+        ) as file:
+            name = file.name
+            file.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)
+        Path(name).replace(path)
+    except OSError as error:
+        if name is not None:
+            with suppress(OSError):
+                Path(name).unlink()
+        raise ParityError(f"cannot write {path}: {error.strerror}", "Give another file, or free some space.") from error
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """A spinner with the present step on stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        yield lambda step: status.update(step)
+
+
+def main() -> None:
+    """Entry point: turns errors into one line and an exit code."""
+    try:
+        app()
+    except ParityError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except Exception as error:
+        if os.environ.get("PARITY_DEBUG"):
+            raise
+        _fail(
+            f"internal error: {type(error).__name__}: {error}. Set PARITY_DEBUG=1 for the traceback, and report it.", 3
+        )
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"parity: {' '.join(message.split())}\n")
+    sys.exit(code)

@@ -1,0 +1,47 @@
+"""Dotted module and tensor names: their numbers, and many of one kind written as one."""
+
+import re
+from collections.abc import Iterable
+
+_NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
+
+
+def numbers(name: str) -> tuple[int, ...]:
+    """The layer, expert and other numbers in a dotted name."""
+    return tuple(int(part) for part in _NUMBER.findall(name))
+
+
+def template(name: str) -> str:
+    """A dotted name with `{}` for its numbers."""
+    return _NUMBER.sub("{}", name)
+
+
+def fold(names: Iterable[str]) -> list[str]:
+    """Names of one kind as one, in order of appearance: `a.0.mlp` and `a.1.mlp` become `a.{0,1}.mlp`."""
+    kinds: dict[str, list[tuple[int, ...]]] = {}
+    for name in dict.fromkeys(names):
+        kinds.setdefault(template(name), []).append(numbers(name))
+    return [_written(kind, found) for kind, found in kinds.items()]
+
+
+def _written(kind: str, found: list[tuple[int, ...]]) -> str:
+    columns = [sorted(set(column)) for column in zip(*found, strict=True)]
+    parts = kind.split("{}")
+    text = parts[0]
+    for column, part in zip(columns, parts[1:], strict=True):
+        text += _ranges(column) + part
+    return text
+
+
+def _ranges(values: list[int]) -> str:
+    """Sorted numbers with runs of three and more shortened."""
+    if len(values) == 1:
+        return str(values[0])
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    shown = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs]
+    return "{" + ",".join(shown) + "}"
