@@ -30,7 +30,6 @@ class Holding:
     places: tuple[Tensor | None, ...]
     param_axes: tuple[int, ...]
     complete: bool
-    as_is: bool
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,6 @@ class Index:
             places=tuple(by_axis),
             param_axes=tuple(param_axes),
             complete=len(set(entries.tolist())) == tensor.shape[counted],
-            as_is=bool(torch.equal(held, expected)),
         )
 
 
@@ -224,10 +222,10 @@ def _whole_vector(name: str, tensor: Tensor, value: Tensor) -> Holding:
         our_order, their_order = value.argsort(), tensor.argsort()
         places = torch.empty_like(our_order)
         places[their_order] = our_order
-    return Holding(name, 0, torch.arange(size), (places,), (0,), True, bool(torch.equal(tensor, value)))
+    return Holding(name, 0, torch.arange(size), (places,), (0,), True)
 
 
 def _partial_vector(name: str, tensor: Tensor, pairs: Sequence[tuple[int, int]]) -> Holding:
     entries = torch.tensor([entry for entry, _ in sorted(pairs)])
     places = torch.tensor([place for _, place in sorted(pairs)])
-    return Holding(name, 0, entries, (places,), (0,), len(entries) == tensor.shape[0], True)
+    return Holding(name, 0, entries, (places,), (0,), len(entries) == tensor.shape[0])

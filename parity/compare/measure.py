@@ -17,7 +17,7 @@ def relative_error(port: Tensor, reference: Tensor) -> float:
         return float((port != reference).double().mean())
     difference = torch.linalg.vector_norm(port.double() - reference.double())
     size = torch.linalg.vector_norm(reference.double())
-    return float(difference / size) if size > 0 else float("inf")
+    return float("inf") if size == 0 else float(difference / size)
 
 
 def worst(port: Tensor, reference: Tensor) -> tuple[float, float]:

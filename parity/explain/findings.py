@@ -13,6 +13,8 @@ from parity.compare.stages import Forward, Sides
 from parity.names import template
 from parity.records import PROMOTED_NOISE, Finding
 
+_FLOAT32_ROUNDING = 1e-6
+
 
 def weights(sides: Sides, forward: Forward | None) -> tuple[Finding, ...]:
     """Findings of the load audit, one per kind of place."""
@@ -204,6 +206,8 @@ def _finding(sides: Sides, measured: Forward, endpoint: Endpoint) -> Finding:
     error = measured.isolated.errors[endpoint]
     ours, theirs = _blamed(sides, measured, endpoint)
     evidence = [f"relative error {error:.1e} in promoted float64, with the reference's own values before it"]
+    if error < _FLOAT32_ROUNDING:
+        evidence.append("as small as float32 rounding: an eps, or a constant or table made in float32 outside torch")
     evidence += _shape_of_error(sides, measured, endpoint)
     return Finding("forward", "unknown", _title(sides, measured, endpoint), ours, theirs, evidence=tuple(evidence))
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from parity.errors import ParityError
 from parity.pair import port as ports
+from parity.pair import probe
 from parity.pair import reference as references
 from parity.pair.port import ConfigRefused, DoesNotFit, LoadedPort, Port
-from parity.pair.probe import tokens
 from parity.pair.promote import precision
-from parity.pair.reference import Reference
+from parity.pair.reference import ConfigRejected, Reference
 from parity.pair.small_config import probe_length, shrink
 from parity.pair.weights import Tensors, randomise
 
@@ -65,7 +65,7 @@ def make(target: object, config: Path | None, reference: str | None, small: bool
     faithful = shrink(described.config, described.settings, adversarial=False)
     try:
         return _on(port, replace(described, config=strict.config), strict.tokens, seed, directory, notes)
-    except (ConfigRefused, DoesNotFit) as error:
+    except (ConfigRefused, DoesNotFit, ConfigRejected) as error:
         if faithful.config == strict.config:
             raise
         differing = [name for name in strict.config if strict.config[name] != faithful.config.get(name)]
@@ -98,10 +98,10 @@ def _on(port: Port, reference: Reference, length: int, seed: int, directory: Pat
             f"cannot write the reference's weights: {error}", "Free some space, or set TMPDIR."
         ) from error
     loaded = ports.build(port, reference.config, Tensors(directory, False), False, seed)
-    input_ids = tokens(reference.settings["vocab_size"], length, seed)
+    made = probe.make(reference.settings, length, seed)
     with torch.no_grad(), precision(False):
-        ports.logits(port, loaded.model, input_ids)
-    return Pair(port, reference, directory, input_ids, seed, tuple(notes), model, loaded)
+        ports.logits(port, loaded.model, made.input_ids)
+    return Pair(port, reference, directory, made.input_ids, seed, (*notes, *made.notes), model, loaded)
 
 
 def _reason(error: ParityError) -> str:

@@ -26,6 +26,10 @@ transformers.logging.disable_progress_bar()
 VERSION: str = transformers.__version__
 
 
+class ConfigRejected(ParityError):
+    """The reference's own class cannot be built on a config."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """One reference architecture with one config.
@@ -80,7 +84,7 @@ def build(reference: Reference, promoted: bool) -> nn.Module:
         with precision(promoted):
             model: nn.Module = model_class(config)
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
-        raise ParityError(
+        raise ConfigRejected(
             f"{reference.class_name} rejects the config: {error}", "Mend the value in the config."
         ) from error
     return model.double().eval() if promoted else model.float().eval()
@@ -108,7 +112,7 @@ def _config_object(reference: Reference) -> Any:
     try:
         config = config_class.from_dict(dict(reference.config))
     except Exception as error:  # transformers raises its own validation classes beside the built-in ones
-        raise ParityError(
+        raise ConfigRejected(
             f"{config_class.__name__} rejects the config: {error}", "Mend the value in the config."
         ) from error
     config.dtype = torch.get_default_dtype()

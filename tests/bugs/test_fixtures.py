@@ -5,8 +5,9 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-import parity
 import pytest
+
+import parity
 from parity.records import Finding
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -39,7 +40,9 @@ def test_the_fixtures_are_all_there() -> None:
     assert len(BENIGN) == 8
 
 
-@pytest.mark.parametrize("path", [path for path in BUGS if not path.stem.startswith("two_")], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in BUGS if not path.stem.startswith("two_")], ids=lambda path: path.stem
+)
 def test_one_bug_is_one_finding_in_the_guilty_place(path: Path) -> None:
     """The first finding names the module or segment that is wrong by itself."""
     report = parity.check(path, small_config=True)

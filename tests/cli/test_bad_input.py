@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from parity import cli
 
 Port = Callable[..., Path]
@@ -146,19 +147,38 @@ def test_config_refused_by_the_port(run: Run, tmp_path: Path, configs: Path) -> 
     config = json.loads((configs / "gemma-3-270m.json").read_text()) | {"hidden_activation": "gelu"}
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
-    refused(run("check", "gemma3", "--config", path, "--small-config"), "Config.from_hf refuses", "'gelu' is not implemented")
+    refused(
+        run("check", "gemma3", "--config", path, "--small-config"),
+        "Config.from_hf refuses",
+        "'gelu' is not implemented",
+    )
 
 
 @pytest.mark.parametrize(
     ("edit", "wanted"),
     [
-        (('vocab_size=hf["vocab_size"]', 'vocab_size=hf["vocabulary"]'), ("Config.from_hf raised KeyError", "vocabulary")),
-        (("self.config = config\n        self.embed", "1 / 0\n        self.embed"), ("Model(config) raised", "1 / 0")),
-        (('"model.norm.weight": "norm.weight"', '"model.norm.weight": "norms.weight"'), ("'norms.weight'", "norm.weight")),
-        (('"model.norm.weight": "norm.weight"', '"model.norm.weight": "embed_tokens.weight"'), ("has shape [56]", "[157, 56]")),
-        (("        x = self.embed_tokens(input_ids)\n", "        x = self.nothing(input_ids)\n"), ("forward raised", "nothing")),
         (
-            ("        x = self.embed_tokens(input_ids)\n", "        input_ids.clamp_(max=5)\n        x = self.embed_tokens(input_ids)\n"),
+            ('vocab_size=hf["vocab_size"]', 'vocab_size=hf["vocabulary"]'),
+            ("Config.from_hf raised KeyError", "vocabulary"),
+        ),
+        (("self.config = config\n        self.embed", "1 / 0\n        self.embed"), ("Model(config) raised", "1 / 0")),
+        (
+            ('"model.norm.weight": "norm.weight"', '"model.norm.weight": "norms.weight"'),
+            ("'norms.weight'", "norm.weight"),
+        ),
+        (
+            ('"model.norm.weight": "norm.weight"', '"model.norm.weight": "embed_tokens.weight"'),
+            ("has shape [56]", "[157, 56]"),
+        ),
+        (
+            ("        x = self.embed_tokens(input_ids)\n", "        x = self.nothing(input_ids)\n"),
+            ("forward raised", "nothing"),
+        ),
+        (
+            (
+                "        x = self.embed_tokens(input_ids)\n",
+                "        input_ids.clamp_(max=5)\n        x = self.embed_tokens(input_ids)\n",
+            ),
             ("changes its input_ids in place",),
         ),
         (("        return logits if cap is None", "        return 'text' if cap is None"), ("without logits",)),
@@ -225,7 +245,10 @@ def test_nan_on_both_sides_is_no_pass(run: Run, tmp_path: Path, configs: Path) -
 def test_dropout_left_on(run: Run, broken_port: Port) -> None:
     """Random behaviour in eval mode is a finding, not a difference to be explained."""
     port = broken_port(
-        ("        context = (weights @ v)", "        weights = torch.dropout(weights, 0.1, True)\n        context = (weights @ v)")
+        (
+            "        context = (weights @ v)",
+            "        weights = torch.dropout(weights, 0.1, True)\n        context = (weights @ v)",
+        )
     )
     first = found(run("check", port, *GEMMA))
     assert "other results on the same input" in str(first["title"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+
 from parity import __version__, cli
 
 Run = Callable[..., tuple[int, str, str]]
@@ -99,9 +100,19 @@ def test_json_of_a_pass_is_complete(run: Run) -> None:
 
 def test_same_seed_same_report(run: Run, root: Path) -> None:
     """Two runs in two processes with other hash seeds agree to the letter; another seed gives other figures."""
-    command = [sys.executable, "-m", "parity", "check", root / "fixtures/bugs/window_off_by_one.py", "--small-config", "--all"]
+    command = [
+        sys.executable,
+        "-m",
+        "parity",
+        "check",
+        root / "fixtures/bugs/window_off_by_one.py",
+        "--small-config",
+        "--all",
+    ]
     outputs = [
-        subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=False).stdout
+        subprocess.run(
+            command, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=False
+        ).stdout
         for seed in ("1", "2")
     ]
     assert outputs[0] == outputs[1]
@@ -153,9 +164,11 @@ def test_flag_over_environment_over_project(run: Run, tmp_path: Path, monkeypatc
 
 
 def test_what_a_port_prints_stays_off_stdout(run: Run, tmp_path: Path) -> None:
-    """stdout belongs to the report."""
+    """Only the report goes to stdout."""
     path = tmp_path / "noisy.py"
-    path.write_text("from parity_models.gemma3 import *\nfrom parity_models.gemma3 import MODEL_TYPES, WEIGHTS\nprint('hello')\n")
+    path.write_text(
+        "from parity_models.gemma3 import *\nfrom parity_models.gemma3 import MODEL_TYPES, WEIGHTS\nprint('hello')\n"
+    )
     _, out, err = run("check", path, "--small-config", "--format", "json")
     assert json.loads(out)["verdict"] == "pass"
     assert "hello" in err
@@ -176,8 +189,9 @@ def test_help_does_not_import_torch(arguments: list[str]) -> None:
 
 def test_python_api_is_the_same_line() -> None:
     """parity.check takes a module as well as a name."""
-    import parity
     from parity_models import gemma3
+
+    import parity
 
     report = parity.check(gemma3, small_config=True)
     assert isinstance(report, parity.Report)

@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import parity
-import parity.records
 import pytest
 import torch
+from parity_models.gemma3 import Config, Model
+
+import parity
+import parity.records
 from parity.pair import reference as references
 from parity.pair.promote import precision
 from parity.pair.small_config import shrink
-from parity_models.gemma3 import Config, Model
 
 LINEAR = {"rope_type": "linear", "factor": 8.0}
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import parity
 import pytest
+
+import parity
 
 HERE = Path(__file__).parent / "thirdparty"
 PORTS = {"llama3": "llama-3.2-1b.json", "qwen3": "qwen3-0.6b.json", "gpt2": "gpt2.json"}

@@ -1,0 +1,86 @@
+"""Layouts that authors mean are found by shape; values decide only if they agree."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from parity.compare.measure import best_layout, find_order, layouts, relative_error, worst
+
+REFERENCE = torch.randn(3, 5, 24, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "port",
+    [
+        REFERENCE,
+        REFERENCE.transpose(0, 1).contiguous(),
+        REFERENCE.view(15, 24),
+        REFERENCE.view(3, 5, 4, 6),
+        REFERENCE.view(3, 5, 4, 6).transpose(1, 2).contiguous(),
+    ],
+    ids=["same", "time first", "merged", "heads", "heads first"],
+)
+def test_layout_and_back(port: Tensor) -> None:
+    """The port's layout becomes the reference's, and the other way round."""
+    found = best_layout(port, REFERENCE)
+    assert found is not None
+    layout, error = found
+    assert error == 0.0
+    assert torch.equal(layout.to_reference(port, REFERENCE.shape), REFERENCE)
+    assert torch.equal(layout.to_port(REFERENCE, port.shape), port)
+
+
+def test_wrong_values_do_not_choose_the_layout() -> None:
+    """A port that is wrong everywhere is still read the plain way."""
+    for seed in range(20):
+        stranger = torch.randn(3, 5, 24, generator=torch.Generator().manual_seed(seed + 1))
+        found = best_layout(stranger, REFERENCE)
+        assert found is not None
+        assert found[0].axes == (0, 1, 2)
+
+
+def test_batch_broadcast() -> None:
+    """Positions computed once, or for every row."""
+    reference = REFERENCE[:1]
+    port = reference.expand(3, 5, 24)
+    found = best_layout(port, reference)
+    assert found is not None
+    assert found[1] == 0.0
+    assert torch.equal(found[0].to_port(reference, port.shape), port)
+
+
+def test_no_layout() -> None:
+    """Shapes of other sizes have none."""
+    assert layouts(torch.Size([3, 5, 7]), REFERENCE.shape) == []
+    assert best_layout(torch.zeros(2), REFERENCE) is None
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_reordered_axis(axis: int) -> None:
+    """Heads or features in another order are found by value, exactly."""
+    order = torch.randperm(REFERENCE.shape[axis], generator=torch.Generator().manual_seed(3))
+    port = REFERENCE.index_select(axis, order)
+    found = find_order(port, REFERENCE)
+    assert found is not None
+    assert torch.equal(port.index_select(found.axis, found.places), REFERENCE)
+
+
+def test_other_values_are_not_an_order() -> None:
+    """Nearly is not enough."""
+    port = REFERENCE.flip(2).clone()
+    port[0, 0, 0] += 1e-6
+    assert find_order(port, REFERENCE) is None
+
+
+def test_errors() -> None:
+    """0.0 means bitwise; NaN is never equal; integers count."""
+    assert relative_error(REFERENCE, REFERENCE.clone()) == 0.0
+    assert relative_error(REFERENCE.double() * (1 + 1e-12), REFERENCE.double()) == pytest.approx(1e-12, rel=1e-3)
+    broken = REFERENCE.clone()
+    broken[0] = math.nan
+    assert math.isnan(relative_error(broken, broken.clone()))
+    assert relative_error(torch.ones(2), torch.zeros(2)) == math.inf
+    assert relative_error(torch.tensor([1, 2]), torch.tensor([1, 3])) == 0.5
+    assert worst(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 2.0])) == (2.0, 1.0)
