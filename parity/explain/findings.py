@@ -209,7 +209,9 @@ def _finding(sides: Sides, measured: Forward, endpoint: Endpoint) -> Finding:
     if error < _FLOAT32_ROUNDING:
         evidence.append("as small as float32 rounding: an eps, or a constant or table made in float32 outside torch")
     evidence += _shape_of_error(sides, measured, endpoint)
-    return Finding("forward", "unknown", _title(sides, measured, endpoint), ours, theirs, evidence=tuple(evidence))
+    return Finding(
+        "forward", "unknown", _title(sides, measured, endpoint, theirs), ours, theirs, evidence=tuple(evidence)
+    )
 
 
 def _blamed(sides: Sides, measured: Forward, endpoint: Endpoint) -> tuple[str, str]:
@@ -231,31 +233,36 @@ def _blamed(sides: Sides, measured: Forward, endpoint: Endpoint) -> tuple[str, s
     return around, partners.get(around) or _module(ports[0]) or ports[0]
 
 
-def _title(sides: Sides, measured: Forward, endpoint: Endpoint) -> str:
+def _title(sides: Sides, measured: Forward, endpoint: Endpoint, theirs: str) -> str:
+    """What is wrong, in the port's names for places and the reference's for what they are measured against."""
     if endpoint == LOGITS:
-        return "the returned logits differ after the last module"
+        return "the returned logits go wrong after the last module"
     port = next(wire.port.module for wire in measured.wires if wire.reference == endpoint)
-    if endpoint.kind == "output" and sides.reference.is_leaf(endpoint.module):
-        return f"{port} gives another result than {endpoint.module} on the same input"
-    if endpoint.kind == "output":
-        return f"{port} gives another result than {endpoint.module}, after the last module compared in it"
     before = _before(sides.reference, measured, endpoint)
-    return f"{port} is given another input than {endpoint.module}" + (f", after {before}" if before else "")
+    if endpoint.kind == "output":
+        if sides.reference.is_leaf(endpoint.module) or not before:
+            return f"{port} gives another result than {endpoint.module} on the same input"
+        return f"{port} goes wrong after {before}"
+    other = _meant_for(sides, measured, endpoint)
+    if other:
+        return f"{port} is given what the reference gives to {other}, not to {endpoint.module}"
+    last = endpoint.module.rpartition(".")[2]
+    return f"{theirs} goes wrong " + (f"between {before} and {last}" if before else f"before {last}")
 
 
 def _before(reference: Side, measured: Forward, endpoint: Endpoint) -> str:
-    """The modules that were right last before an input that is wrong."""
-    began = reference.trace.calls[endpoint.module][endpoint.number].began
-    around = _module(endpoint.module)
+    """The modules beside or inside a place that were right last before it went wrong, in the reference's names."""
+    call = reference.trace.calls[endpoint.module][endpoint.number]
+    around = endpoint.module if endpoint.kind == "output" else _module(endpoint.module)
+    until = call.ended if endpoint.kind == "output" else call.began
     done = [
-        call
+        reference.trace.calls[end.module][end.number]
         for end, error in measured.isolated.errors.items()
         if end.kind == "output" and end != LOGITS and error <= PROMOTED_NOISE and _module(end.module) == around
-        for call in [reference.trace.calls[end.module][end.number]]
-        if call.ended < began
     ]
-    last = sorted(done, key=lambda call: call.ended)[-3:]
-    return " and ".join(dict.fromkeys(call.module.rpartition(".")[2] for call in last))
+    last = sorted((other for other in done if other.ended < until), key=lambda other: other.ended)
+    last = last[-1:] if endpoint.kind == "output" else last[-3:]
+    return ", ".join(dict.fromkeys(other.module.rpartition(".")[2] for other in last))
 
 
 def _shape_of_error(sides: Sides, measured: Forward, endpoint: Endpoint) -> list[str]:
@@ -278,9 +285,6 @@ def _shape_of_error(sides: Sides, measured: Forward, endpoint: Endpoint) -> list
     factor = float((own * expected).sum() / (expected * expected).sum().clamp_min(1e-300))
     if bool(torch.linalg.vector_norm(own - factor * expected) <= PROMOTED_NOISE * torch.linalg.vector_norm(own)):
         lines.append(f"it is {factor:.6g} times the reference's value everywhere")
-    other = _meant_for(sides, measured, endpoint)
-    if other:
-        lines.append(f"it is what the reference hands to {other}")
     lines += _positions(own, expected, sides.reference.trace.logits.shape[1])
     return lines
 

@@ -25,6 +25,7 @@ def render(report: Report, every: bool = False) -> Iterator[Text]:
         every: show all boundaries, not only the blocks and what differs by itself.
     """
     yield _headline(report)
+    yield _circumstances(report)
     yield from _first_look(report)
     if report.boundaries:
         yield from _table(report, every)
@@ -33,10 +34,13 @@ def render(report: Report, every: bool = False) -> Iterator[Text]:
 
 def _headline(report: Report) -> Text:
     word, style = _HEADLINE[report.verdict]
-    line = Text.assemble((word, style), f"  {report.port} against {report.reference}: {_summary(report)}")
+    return Text.assemble((word, style), f"  {report.port} against {report.reference}: {_summary(report)}")
+
+
+def _circumstances(report: Report) -> Text:
     versions = report.versions
     made_with = f"transformers {versions.transformers}, torch {versions.torch}"
-    return line.append(f"  ({made_with}, {report.weights} weights, seed {report.seed})", "dim")
+    return Text(f"      {made_with}, {report.weights} weights, seed {report.seed}", "dim")
 
 
 def _summary(report: Report) -> str:
@@ -51,6 +55,8 @@ def _summary(report: Report) -> str:
         return f"nothing wrong in {' and '.join(ran)}" if ran else "nothing was compared"
     worst = max(compared, key=lambda boundary: boundary.relative or 0.0)
     bitwise = sum(boundary.verdict == "exact" for boundary in compared)
+    if bitwise == len(compared):
+        return f"{bitwise} boundaries equal in promoted float64, bitwise"
     return (
         f"{len(compared)} boundaries equal in promoted float64, {bitwise} of them bitwise, "
         f"largest relative error {_figure(worst.relative)} at {worst.name}"
