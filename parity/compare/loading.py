@@ -14,7 +14,7 @@ from torch import Tensor
 
 from parity.compare.lineage import Holding
 from parity.compare.sides import parents
-from parity.names import numbers
+from parity.names import numbers, template
 
 _ENOUGH_NEIGHBOURS = 3
 
@@ -24,7 +24,8 @@ class Loading:
     """What the load did.
 
     held: parameter -> tensors in it, by content or, for `derived` ones, by effect. untouched: still at their initial
-    value. misplaced: parameter -> (tensor it holds, tensor its neighbours call for). unused: tensors found nowhere;
+    value. misplaced: parameter -> (tensor it holds, tensor its neighbours call for). moved: layer ->
+    (number of the tensors in it, number that its turn calls for). unused: tensors found nowhere;
     partly: tensors of which a part is found nowhere; dropped: left out on purpose.
     """
 
@@ -32,6 +33,7 @@ class Loading:
     untouched: tuple[str, ...]
     derived: tuple[str, ...]
     misplaced: Mapping[str, tuple[str, str]]
+    moved: Mapping[str, tuple[int, int]]
     unused: tuple[str, ...]
     partly: tuple[str, ...]
     dropped: tuple[str, ...]
@@ -44,6 +46,7 @@ def audit(
     shapes: Mapping[str, torch.Size],
     dropped: Iterable[str],
     affected: Callable[[str], set[str]],
+    began: Callable[[str], int],
 ) -> Loading:
     """Audit one load.
 
@@ -54,6 +57,7 @@ def audit(
         dropped: tensors that the port leaves out on purpose.
         affected: given a tensor's name, the parameters that change if the tensor does; costs a load, so it is asked
             only about tensors whose content was found nowhere.
+        began: when a port module, or one inside it, was first called.
     """
     held = {name: tuple(holding.tensor for holding in found) for name, found in holdings.items() if found}
     missing = [name for name in now if name in initial and name not in held]
@@ -68,11 +72,13 @@ def audit(
             for parameter in affected(tensor) & mysteries:
                 derived.setdefault(parameter, []).append(tensor)
     used = {tensor for found in derived.values() for tensor in found}
+    moved = _moved(held, began)
     return Loading(
         held={**held, **{name: tuple(found) for name, found in derived.items()}},
         untouched=untouched,
         derived=tuple(sorted(derived)),
-        misplaced=_misplaced(held, shapes),
+        misplaced=_misplaced(held, shapes, moved),
+        moved=moved,
         unused=tuple(name for name in nowhere if name not in used),
         partly=tuple(_partly(holdings, shapes)),
         dropped=dropped,
@@ -83,25 +89,50 @@ def _same(first: Tensor, second: Tensor) -> bool:
     return first.shape == second.shape and bool(torch.equal(first.double(), second.double()))
 
 
-def _misplaced(held: Mapping[str, tuple[str, ...]], shapes: Mapping[str, torch.Size]) -> dict[str, tuple[str, str]]:
-    """Parameters whose tensor has another number than the tensors around it."""
-    around: dict[str, Counter[tuple[int, ...]]] = {}
+def _usual(held: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[int, ...]]:
+    """Per numbered container, the numbers of most tensors in it, as many as it has itself; none without a majority."""
+    votes: dict[str, Counter[tuple[int, ...]]] = {}
     for parameter, tensors in held.items():
         for container in _numbered(parameter):
             depth = len(numbers(container))
-            around.setdefault(container, Counter()).update(numbers(tensor)[:depth] for tensor in set(tensors))
+            votes.setdefault(container, Counter()).update(numbers(tensor)[:depth] for tensor in set(tensors))
+    usual = {}
+    for container, found in votes.items():
+        most, count = found.most_common(1)[0]
+        if found.total() >= _ENOUGH_NEIGHBOURS and 2 * count > found.total():
+            usual[container] = most
+    return usual
+
+
+def _moved(held: Mapping[str, tuple[str, ...]], began: Callable[[str], int]) -> dict[str, tuple[int, int]]:
+    """Layers that hold another layer's tensors: told by the order in which they run, not by their own numbers."""
+    families: dict[str, list[tuple[int, str, int]]] = {}
+    for container, found in _usual(held).items():
+        if len(found) == 1:
+            families.setdefault(template(container), []).append((began(container), container, found[0]))
+    moved: dict[str, tuple[int, int]] = {}
+    for family in families.values():
+        in_turn = sorted(family)
+        wanted = sorted(number for _, _, number in family)
+        if len(set(wanted)) == len(wanted) and len({when for when, _, _ in family}) == len(family):
+            pairs = zip(in_turn, wanted, strict=True)
+            moved |= {container: (number, right) for (_, container, number), right in pairs if number != right}
+    return moved
+
+
+def _misplaced(
+    held: Mapping[str, tuple[str, ...]], shapes: Mapping[str, torch.Size], moved: Mapping[str, tuple[int, int]]
+) -> dict[str, tuple[str, str]]:
+    """Parameters whose tensor has another number than the tensors around it, or lies in a layer that has moved."""
+    usual = {**_usual(held), **{container: (right,) for container, (_, right) in moved.items()}}
     found = {}
     for parameter, tensors in held.items():
-        for container in _numbered(parameter):
-            votes = around[container]
-            usual, count = votes.most_common(1)[0]
-            if votes.total() < _ENOUGH_NEIGHBOURS or 2 * count <= votes.total():
-                continue
-            for tensor in tensors:
-                expected = _renumbered(tensor, usual)
-                if numbers(tensor)[: len(usual)] != usual and shapes.get(expected) == shapes[tensor]:
-                    found[parameter] = (tensor, expected)
-            break
+        container = next((name for name in _numbered(parameter) if name in usual), None)
+        for tensor in tensors if container is not None else ():
+            wanted = usual[container] if container is not None else ()
+            expected = _renumbered(tensor, wanted)
+            if numbers(tensor)[: len(wanted)] != wanted and shapes.get(expected) == shapes[tensor]:
+                found[parameter] = (tensor, expected)
     return found
 
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from parity.compare.capture import Trace
 from parity.compare.lineage import Holding, Index
 
+NEVER = 1 << 62
+
 
 @dataclass(frozen=True)
 class Side:
@@ -43,7 +45,7 @@ class Side:
     def began(self, module: str) -> int:
         """When a module was first called, for sorting; modules never called come last."""
         calls = self.trace.calls.get(module, ())
-        return min((call.began for call in calls), default=1 << 62)
+        return min((call.began for call in calls), default=NEVER)
 
     def is_leaf(self, module: str) -> bool:
         """Whether a module has no submodules."""

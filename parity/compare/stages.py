@@ -13,7 +13,7 @@ from parity.compare.isolate import LOGITS, Errors, Isolation
 from parity.compare.lineage import Index
 from parity.compare.loading import Loading, audit
 from parity.compare.measure import worst
-from parity.compare.sides import Side, holdings, parameters
+from parity.compare.sides import NEVER, Side, holdings, parameters
 from parity.compare.wires import Wire, by_endpoint, connect
 from parity.pair import pair as pairs
 from parity.pair import port as ports
@@ -64,6 +64,11 @@ def load(pair: Pair) -> Sides:
         port = run(loaded.model, _forward(pair, loaded.model))
     port_holdings = holdings(loaded.model, index)
     now = parameters(loaded.model)
+
+    def began(module: str) -> int:
+        inside = [calls[0].began for name, calls in port.calls.items() if f"{name}.".startswith(f"{module}.")]
+        return min(inside, default=NEVER)
+
     return Sides(
         Side(reference_model, reference, holdings(reference_model, index)),
         Side(loaded.model, port, port_holdings),
@@ -74,6 +79,7 @@ def load(pair: Pair) -> Sides:
             {name: tensor.shape for name, tensor in _checkpoint(pair).items()},
             loaded.dropped,
             lambda tensor: _affected(pairs.perturbed(pair, tensor), now),
+            began,
         ),
     )
 

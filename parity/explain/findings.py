@@ -16,13 +16,19 @@ from parity.records import PROMOTED_NOISE, Finding
 _FLOAT32_ROUNDING = 1e-6
 
 
-def weights(sides: Sides, forward: Forward | None) -> tuple[Finding, ...]:
+def weights(sides: Sides, forward: Forward) -> tuple[Finding, ...]:
     """Findings of the load audit, one per kind of place."""
     loading, reference = sides.loading, sides.reference
-    partners = {} if forward is None else {pair.port: pair.reference for pair in forward.pairs}
+    partners = {pair.port: pair.reference for pair in forward.pairs}
     counterparts = {theirs: ours for ours, theirs in partners.items()}
     found = []
+    for layer, (number, right) in loading.moved.items():
+        ours = next(partners[name] for name in (layer, *partners) if name == layer or name.startswith(f"{layer}."))
+        title = f"{layer} runs in the place of layer {right} and holds the tensors of layer {number}"
+        found.append(Finding("weights", "weights-misplaced", title, ours, layer))
     for parameter, (held, expected) in loading.misplaced.items():
+        if any(outer in loading.moved for outer in parents(parameter)):
+            continue
         found.append(
             Finding(
                 "weights",
@@ -95,7 +101,8 @@ def forward(sides: Sides, measured: Forward, settled: Sequence[Finding]) -> tupl
     failing = [
         endpoint
         for endpoint in _in_order(sides.reference, measured.isolated.errors)
-        if not measured.isolated.errors[endpoint] <= PROMOTED_NOISE and endpoint.module not in explained
+        if not measured.isolated.errors[endpoint] <= PROMOTED_NOISE
+        and not explained & {endpoint.module, *parents(endpoint.module)}
     ]
     shared = _wrong_classes(sides, measured, failing)
     found = []
