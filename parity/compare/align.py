@@ -99,7 +99,7 @@ def _element_sets(reference: Side, port: Side, loading: Loading) -> _Sets:
             own_reference.setdefault(module, set()).add((tensor, module))
     own_port: dict[str, set[Element]] = {}
     for parameter in port.holdings:
-        module = parameter.rpartition(".")[0]
+        module = port.owner(parameter)
         for tensor in _meant(parameter, loading):
             role = _role(serves.get(tensor, []), reference, port, module)
             if role is not None:
@@ -137,7 +137,7 @@ def _by_elimination(
     free_reference = [
         module for module, found in own_reference.items() if not found & claimed and reference.calls(module)
     ]
-    waiting = [name.rpartition(".")[0] for name in loading.untouched]
+    waiting = [port.owner(name) for name in loading.untouched]
     free_port = [module for module in dict.fromkeys(waiting) if not own_port.get(module) and port.calls(module)]
     misled = [
         module for module in port.owned if module in port.modules and not own_port.get(module) and port.calls(module)

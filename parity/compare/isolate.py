@@ -24,6 +24,7 @@ from parity.records import PROMOTED_NOISE
 Errors = Mapping[Endpoint, float]
 LOGITS = Endpoint("", 0, "output")
 _REORDERINGS = 4  # rounds: a module that is given another order gives another order
+_GROWTH = 4  # boundaries in a row that may be elsewhere: a norm folded into the next weights moves what comes after it
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,16 @@ def isolate(wires: Sequence[Wire], reference: Trace, port: Side, forward: Callab
     for candidates in _candidates(_failing(found)):
         failing = _failing(found)
         group = candidates & failing
-        if not group:
-            continue
-        trial, trial_trace = attempt(elsewhere | group)
-        if _cured(failing, _failing(trial), group):
-            elsewhere, found, trace = elsewhere | group, trial, trial_trace
+        for _ in range(_GROWTH if group else 0):
+            trial, trial_trace = attempt(elsewhere | group)
+            left = _failing(trial) - group
+            if left < failing - group:
+                elsewhere, found, trace = elsewhere | group, trial, trial_trace
+                break
+            spread = left - failing
+            if not spread or LOGITS in spread:
+                break
+            group |= spread
     return Isolation(
         tuple(wires), {end: error for end, error in found.items() if end not in elsewhere}, elsewhere, trace
     )
@@ -108,6 +114,19 @@ def _reordered(wire: Wire, found: Errors, trace: Trace, reference: Trace) -> Wir
     return wire if order is None else replace(wire, layout=replace(wire.layout, order=order))
 
 
+def vouched_for(isolated: Isolation, total: Errors) -> Isolation:
+    """What the logits vouch for: if the free run returns the reference's, the port computes the same function.
+
+    Boundaries that differ all the same are then elsewhere, wherever the port makes up for them.
+    """
+    if not total.get(LOGITS, float("inf")) <= PROMOTED_NOISE:
+        return isolated
+    differing = _failing(isolated.errors) | _failing(total)
+    kept = {end: error for end, error in isolated.errors.items() if end not in differing}
+    kept[LOGITS] = total[LOGITS]
+    return replace(isolated, errors=kept, elsewhere=isolated.elsewhere | differing - {LOGITS})
+
+
 def _failing(found: Errors) -> frozenset[Endpoint]:
     return frozenset(end for end, error in found.items() if not error <= PROMOTED_NOISE)
 
@@ -118,11 +137,6 @@ def _candidates(failing: frozenset[Endpoint]) -> list[frozenset[Endpoint]]:
     for end in failing - {LOGITS}:
         grouped.setdefault((template(end.module), end.kind), set()).add(end)
     return [frozenset(group) for _, group in sorted(grouped.items())]
-
-
-def _cured(before: frozenset[Endpoint], after: frozenset[Endpoint], group: frozenset[Endpoint]) -> bool:
-    """Whether leaving a group of boundaries alone made others right and none wrong."""
-    return after - group < before - group
 
 
 def _substitutes(wires: Sequence[Wire], reference: Trace) -> dict[Endpoint, Substitute]:
@@ -141,7 +155,17 @@ def _substitutes(wires: Sequence[Wire], reference: Trace) -> dict[Endpoint, Subs
 
 
 def first_not_finite(trace: Trace) -> Endpoint | None:
-    """Where in a run a NaN or an infinity first came out of, or went into, a module."""
+    """Where in a run a NaN first came out of, or went into, a module; else where an infinity did that reached the logits.
+
+    Scores masked with minus infinity are no fault.
+    """
+    found = _first(trace, torch.isnan)
+    if found is None and not bool(torch.isfinite(trace.logits).all()):
+        found = _first(trace, torch.isinf)
+    return found
+
+
+def _first(trace: Trace, is_bad: Callable[[Tensor], Tensor]) -> Endpoint | None:
     events = sorted(
         ((call.began if kind == "input" else call.ended), Endpoint(call.module, call.number, kind), call.tensors(kind))
         for calls in trace.calls.values()
@@ -149,6 +173,6 @@ def first_not_finite(trace: Trace) -> Endpoint | None:
         for kind in ("input", "output")
     )
     for _, endpoint, tensors in events:
-        if any(not bool(torch.isfinite(tensor).all()) for tensor in tensors[:1] if tensor.is_floating_point()):
+        if any(bool(is_bad(tensor).any()) for tensor in tensors[:1]):
             return endpoint
-    return None if bool(torch.isfinite(trace.logits).all()) else LOGITS
+    return LOGITS if bool(is_bad(trace.logits).any()) else None

@@ -6,7 +6,7 @@ with a number that its neighbours do not have.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,8 @@ class Loading:
 
     held: parameter -> tensors in it, by content or, for `derived` ones, by effect. untouched: still at their initial
     value. misplaced: parameter -> (tensor it holds, tensor its neighbours call for). moved: layer ->
-    (number of the tensors in it, number that its turn calls for). unused: tensors found nowhere;
+    (number of the tensors in it, number that its turn calls for). waiting: untouched
+    parameter -> tensors found nowhere that would fit it. unused: tensors found nowhere;
     partly: tensors of which a part is found nowhere; dropped: left out on purpose.
     """
 
@@ -34,6 +35,7 @@ class Loading:
     derived: tuple[str, ...]
     misplaced: Mapping[str, tuple[str, str]]
     moved: Mapping[str, tuple[int, int]]
+    waiting: Mapping[str, tuple[str, ...]]
     unused: tuple[str, ...]
     partly: tuple[str, ...]
     dropped: tuple[str, ...]
@@ -45,6 +47,7 @@ def audit(
     initial: Mapping[str, Tensor],
     shapes: Mapping[str, torch.Size],
     dropped: Iterable[str],
+    read: Collection[str],
     affected: Callable[[str], set[str]],
     began: Callable[[str], int],
 ) -> Loading:
@@ -55,8 +58,9 @@ def audit(
         now, initial: the port's parameters after and before loading.
         shapes: the checkpoint's tensors.
         dropped: tensors that the port leaves out on purpose.
-        affected: given a tensor's name, the parameters that change if the tensor does; costs a load, so it is asked
-            only about tensors whose content was found nowhere.
+        read: tensors that the loader asked for.
+        affected: given a tensor's name, the parameters (and "" for the logits) that change if the tensor does; costs a
+            load and a run, so it is asked only about tensors that were read and whose content was found nowhere.
         began: when a port module, or one inside it, was first called.
     """
     held = {name: tuple(holding.tensor for holding in found) for name, found in holdings.items() if found}
@@ -66,12 +70,13 @@ def audit(
     dropped = tuple(sorted(dropped))
     nowhere = [name for name in shapes if not any(name in found for found in held.values()) and name not in dropped]
 
+    effects = {tensor: affected(tensor) for tensor in nowhere if tensor in read}
     derived: dict[str, list[str]] = {}
-    if mysteries:
-        for tensor in nowhere:
-            for parameter in affected(tensor) & mysteries:
-                derived.setdefault(parameter, []).append(tensor)
-    used = {tensor for found in derived.values() for tensor in found}
+    for tensor, changed in effects.items():
+        for parameter in changed & mysteries:
+            derived.setdefault(parameter, []).append(tensor)
+    unused = tuple(name for name in nowhere if not effects.get(name))
+    partly = tuple(_partly(holdings, shapes))
     moved = _moved(held, began)
     return Loading(
         held={**held, **{name: tuple(found) for name, found in derived.items()}},
@@ -79,8 +84,12 @@ def audit(
         derived=tuple(sorted(derived)),
         misplaced=_misplaced(held, shapes, moved),
         moved=moved,
-        unused=tuple(name for name in nowhere if name not in used),
-        partly=tuple(_partly(holdings, shapes)),
+        unused=unused,
+        partly=partly,
+        waiting={
+            name: tuple(tensor for tensor in (*unused, *partly) if sorted(shapes[tensor]) == sorted(now[name].shape))
+            for name in untouched
+        },
         dropped=dropped,
     )
 
@@ -131,7 +140,7 @@ def _misplaced(
         for tensor in tensors if container is not None else ():
             wanted = usual[container] if container is not None else ()
             expected = _renumbered(tensor, wanted)
-            if numbers(tensor)[: len(wanted)] != wanted and shapes.get(expected) == shapes[tensor]:
+            if expected != tensor and shapes.get(expected) == shapes[tensor]:
                 found[parameter] = (tensor, expected)
     return found
 

@@ -1,12 +1,14 @@
 """Measuring: how far two tensors are apart, and how one author's layout maps to another's."""
 
-from collections.abc import Sequence
+import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from parity.records import PROMOTED_NOISE
+
+_FEW_AXES = 4
 
 
 def relative_error(port: Tensor, reference: Tensor) -> float:
@@ -80,37 +82,33 @@ def _slices(value: Tensor, axis: int) -> Tensor:
 
 
 def layouts(port: torch.Size, reference: torch.Size) -> list[Layout]:
-    """Layouts that fit best by shape alone, the plainest first: as it is, or with two neighbouring axes exchanged.
+    """Layouts that fit best by shape alone, the plainest first.
 
-    Shapes are read from both ends: of several orders that could be reshaped to the reference, those that keep most axes
-    whole are the ones an author can have meant.
+    Of several orders that could be reshaped to the reference, those whose axes end where the reference's do are the
+    ones an author can have meant.
     """
-    identity = tuple(range(len(port)))
-    orders = [identity, *(_exchanged(identity, axis) for axis in range(len(port) - 1))]
+    orders = _orders(len(port))
     ranked: dict[int, list[Layout]] = {}
     for order in orders:
         moved = torch.Size([port[axis] for axis in order])
         if moved.numel() == reference.numel():
-            ranked.setdefault(_axes_kept(moved, reference), []).append(Layout(order))
+            ranked.setdefault(len(_cuts(moved) & _cuts(reference)), []).append(Layout(order))
         elif len(moved) == len(reference) and all(r in (1, p) for p, r in zip(moved, reference, strict=True)):
             ranked.setdefault(len(moved), []).append(Layout(order, broadcast=True))
     return ranked[max(ranked)] if ranked else []
 
 
-def _exchanged(order: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return (*order[:axis], order[axis + 1], order[axis], *order[axis + 2 :])
+def _orders(rank: int) -> list[tuple[int, ...]]:
+    """Orders of axes worth trying, the identity first: all of few axes, exchanged neighbours of many."""
+    if rank <= _FEW_AXES:
+        return list(itertools.permutations(range(rank)))
+    identity = tuple(range(rank))
+    return [identity, *((*identity[:at], at + 1, at, *identity[at + 2 :]) for at in range(rank - 1))]
 
 
-def _axes_kept(moved: torch.Size, reference: torch.Size) -> int:
-    """Leading and trailing axes that the two shapes share."""
-    leading = _shared(moved, reference)
-    return leading + _shared(moved[leading:][::-1], reference[leading:][::-1])
-
-
-def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    return next(
-        (count for count, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
-    )
+def _cuts(shape: torch.Size) -> set[int]:
+    """Where axes end, counted in elements from the first on."""
+    return set(itertools.accumulate(shape, int.__mul__))
 
 
 def best_layout(port: Tensor, reference: Tensor) -> tuple[Layout, float] | None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 
 from parity.compare.capture import Trace
@@ -30,8 +31,12 @@ class Side:
         """Per module, the parameters that are its own; modules without any are left out."""
         found: dict[str, dict[str, tuple[Holding, ...]]] = {}
         for name, holdings in self.holdings.items():
-            found.setdefault(name.rpartition(".")[0], {})[name] = holdings
+            found.setdefault(self.owner(name), {})[name] = holdings
         return found
+
+    def owner(self, tensor: str) -> str:
+        """The module that keeps a tensor, the root ("") if none inside does."""
+        return next(name for name in parents(tensor) if not name or name in self.modules)
 
     def calls(self, module: str) -> int:
         """How often a module was called."""
@@ -53,7 +58,15 @@ class Side:
 
     def is_identity(self, module: str) -> bool:
         """Whether a module does nothing in eval mode, so that leaving it out is no difference."""
-        return isinstance(self.modules[module], nn.Dropout | nn.Identity)
+        if isinstance(self.modules[module], nn.Dropout | nn.Identity):
+            return True
+        calls = self.trace.calls.get(module, ())
+        passed_on = [call.inputs and call.outputs and _equal(call.inputs[0], call.outputs[0]) for call in calls]
+        return bool(calls) and self.is_leaf(module) and not self.owned.get(module) and all(passed_on)
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and bool(torch.equal(first, second))
 
 
 def parents(name: str) -> Iterable[str]:
@@ -64,8 +77,28 @@ def parents(name: str) -> Iterable[str]:
 
 
 def parameters(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and stored buffers by name, tied ones under each of their names."""
-    return {name: value for name, value in model.state_dict(keep_vars=True).items() if value.is_floating_point()}
+    """Floating tensors that a model keeps, by name: parameters, buffers and plain attributes, tied ones under each name."""
+    found = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for name, value in vars(module).items():
+            if not name.startswith("_"):
+                found |= _tensors(f"{prefix}.{name}" if prefix else name, value)
+    return {name: value for name, value in found.items() if value.is_floating_point() and not value.is_meta}
+
+
+def _tensors(name: str, value: object) -> dict[str, Tensor]:
+    """Tensors in an attribute, or in lists and dictionaries kept there."""
+    if isinstance(value, Tensor):
+        return {name: value}
+    items: Iterable[tuple[object, object]] = ()
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    found: dict[str, Tensor] = {}
+    for key, inner in items:
+        found |= _tensors(f"{name}.{key}", inner)
+    return found
 
 
 def holdings(model: nn.Module, index: Index) -> dict[str, tuple[Holding, ...]]:

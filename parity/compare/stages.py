@@ -19,7 +19,6 @@ from parity.pair import pair as pairs
 from parity.pair import port as ports
 from parity.pair import reference as references
 from parity.pair.pair import Pair
-from parity.pair.port import LoadedPort
 from parity.pair.promote import precision
 from parity.pair.weights import Tensors
 
@@ -78,7 +77,8 @@ def load(pair: Pair) -> Sides:
             loaded.initial,
             {name: tensor.shape for name, tensor in _checkpoint(pair).items()},
             loaded.dropped,
-            lambda tensor: _affected(pairs.perturbed(pair, tensor), now),
+            loaded.read,
+            lambda tensor: _affected(pair, tensor, now, port.logits),
             began,
         ),
     )
@@ -88,8 +88,12 @@ def _checkpoint(pair: Pair) -> Mapping[str, Tensor]:
     return Tensors(pair.checkpoint, promoted=True)
 
 
-def _affected(other: LoadedPort, now: Mapping[str, Tensor]) -> set[str]:
-    return {name for name, value in parameters(other.model).items() if not torch.equal(value, now[name])}
+def _affected(pair: Pair, tensor: str, now: Mapping[str, Tensor], logits: Tensor) -> set[str]:
+    """What changes if one tensor of the checkpoint does: names of parameters, and "" for the logits."""
+    other = pairs.perturbed(pair, tensor).model
+    changed = {name for name, value in parameters(other).items() if name in now and not _same(value, now[name])}
+    with precision(True):
+        return changed if _same(_forward(pair, other)(), logits) else changed | {""}
 
 
 def _forward(pair: Pair, model: nn.Module) -> Callable[[], Tensor]:
@@ -112,6 +116,7 @@ def forward(pair: Pair, sides: Sides) -> Forward:
         isolated = isolation.isolate(wires, reference.trace, port, port_forward) if fitting else None
     wires = isolated.wires if isolated else wires
     total = isolation.errors(wires, port.trace, reference.trace) if shape == "" else {}
+    isolated = isolation.vouched_for(isolated, total) if isolated else None
     return Forward(
         pairs=found,
         wires=wires,

@@ -40,10 +40,12 @@ def weights(sides: Sides, forward: Forward) -> tuple[Finding, ...]:
         )
     for parameter in loading.untouched:
         module = partners.get(_module(parameter), "")
+        if not loading.waiting[parameter] and not _shares_a_tensor(reference, module):
+            continue  # nothing is missing that it could have held: a constant of the port's own
         found.append(
             Finding(
                 "weights",
-                _cause_of_untouched(reference, module),
+                "tied-head" if _shares_a_tensor(reference, module) else "weights-silently-missing",
                 f"{parameter} was never loaded, it is as Model(config) left it",
                 module,
                 _module(parameter),
@@ -68,15 +70,10 @@ def weights(sides: Sides, forward: Forward) -> tuple[Finding, ...]:
     return _grouped(found)
 
 
-def _cause_of_untouched(reference: Side, module: str) -> str:
-    """A head that shares the embedding's tensor, left as it was, is a case of its own."""
-    users = [
-        name
-        for tensor in _tensors_of(reference, module)
-        for name in reference.owned
-        if tensor in _tensors_of(reference, name)
-    ]
-    return "tied-head" if len(set(users)) > 1 else "weights-silently-missing"
+def _shares_a_tensor(reference: Side, module: str) -> bool:
+    """Whether a module uses a tensor that another one uses too, as a tied head does."""
+    own = _tensors_of(reference, module)
+    return any(own & _tensors_of(reference, name) for name in reference.owned if name != module)
 
 
 def _tensors_of(side: Side, module: str) -> set[str]:

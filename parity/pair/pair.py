@@ -26,9 +26,13 @@ FIXTURES = "parity_fixtures"
 
 @dataclass(frozen=True)
 class Pair:
-    """What is compared. reference_model and port_model are in float32; `promoted` builds their float64 twins."""
+    """What is compared.
+
+    reference_model and port_model are in float32; `promoted` builds their float64 twins, the port's from promoted_port.
+    """
 
     port: Port
+    promoted_port: Port
     reference: Reference
     checkpoint: Path
     input_ids: Tensor
@@ -58,36 +62,42 @@ def make(target: object, config: Path | None, reference: str | None, small: bool
     notes = [] if language_model is raw else [f"text part of {source} compared, the rest is not covered"]
     described = references.describe(language_model)
     _check_model_type(port, described.model_type)
+    both = port, ports.resolve(target, promoted=True)
     if not small:
-        return _on(port, described, probe_length(described.settings), seed, directory, notes)
+        return _on(both, described, probe_length(described.settings), seed, directory, notes)
 
     strict = shrink(described.config, described.settings)
     faithful = shrink(described.config, described.settings, adversarial=False)
     try:
-        return _on(port, replace(described, config=strict.config), strict.tokens, seed, directory, notes)
+        return _on(both, replace(described, config=strict.config), strict.tokens, seed, directory, notes)
     except (ConfigRefused, DoesNotFit, ConfigRejected) as error:
         if faithful.config == strict.config:
             raise
         differing = [name for name in strict.config if strict.config[name] != faithful.config.get(name)]
         notes.append(f"{', '.join(differing)} kept as related in the real config; not covered: {_reason(error)}")
-    return _on(port, replace(described, config=faithful.config), faithful.tokens, seed, directory, notes)
+    return _on(both, replace(described, config=faithful.config), faithful.tokens, seed, directory, notes)
 
 
 def promoted(pair: Pair) -> tuple[nn.Module, LoadedPort]:
     """Both models built in promoted float64, with the same weights."""
     model = references.build(pair.reference, promoted=True)
     model.load_state_dict(pair.reference_model.state_dict())
-    return model, ports.build(pair.port, pair.reference.config, Tensors(pair.checkpoint, True), True, pair.seed)
+    return model, ports.build(
+        pair.promoted_port, pair.reference.config, Tensors(pair.checkpoint, True), True, pair.seed
+    )
 
 
 def perturbed(pair: Pair, tensor: str) -> LoadedPort:
     """The port in promoted float64, loaded from a checkpoint in which one tensor has other values."""
     tensors = Tensors(pair.checkpoint, True, frozenset({tensor}))
-    return ports.build(pair.port, pair.reference.config, tensors, True, pair.seed)
+    return ports.build(pair.promoted_port, pair.reference.config, tensors, True, pair.seed)
 
 
-def _on(port: Port, reference: Reference, length: int, seed: int, directory: Path, notes: list[str]) -> Pair:
-    """The pair on exactly this config."""
+def _on(
+    both: tuple[Port, Port], reference: Reference, length: int, seed: int, directory: Path, notes: list[str]
+) -> Pair:
+    """The pair on exactly this config, given the port and its twin imported for float64."""
+    port, promoted_port = both
     reference = references.describe(reference.config)
     model = references.build(reference, promoted=False)
     randomise(model, seed, references.input_axes(model))
@@ -101,7 +111,7 @@ def _on(port: Port, reference: Reference, length: int, seed: int, directory: Pat
     made = probe.make(reference.settings, length, seed)
     with torch.no_grad(), precision(False):
         ports.logits(port, loaded.model, made.input_ids)
-    return Pair(port, reference, directory, made.input_ids, seed, (*notes, *made.notes), model, loaded)
+    return Pair(port, promoted_port, reference, directory, made.input_ids, seed, (*notes, *made.notes), model, loaded)
 
 
 def _reason(error: ParityError) -> str:

@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +47,12 @@ def built_in_names() -> list[str]:
     return sorted({*own, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
 
 
-def resolve(target: object) -> Port:
+def resolve(target: object, promoted: bool = False) -> Port:
     """Find a port: a built-in name, a file (`port.py`, `port.py:Namespace`), a dotted module, or a Python object.
+
+    Args:
+        target: what to find.
+        promoted: import a file anew in promoted float64, for the constants that it makes when imported.
 
     Raises:
         ParityError: nothing there, it does not import, or it lacks a name of the contract.
@@ -57,7 +62,7 @@ def resolve(target: object) -> Port:
     text = str(target)
     path, _, namespace = text.partition(":") if ".py:" in text else (text, "", "")
     if path.endswith(".py") or "/" in path or "\\" in path:
-        module: object = _import_file(Path(path))
+        module: object = _import_file(Path(path), promoted)
     else:
         module = _import_name(path)
     for part in filter(None, namespace.split(".")):
@@ -68,17 +73,17 @@ def resolve(target: object) -> Port:
     return _contract(text, module, default_type=stem)
 
 
-def _import_file(path: Path) -> ModuleType:
+def _import_file(path: Path, promoted: bool) -> ModuleType:
     if not path.is_file():
         raise ParityError(f"there is no file {path}", "Check the path.")
-    name = f"_parity_port_{re.sub(r'[^0-9a-zA-Z_]', '_', str(path.resolve()))}"
+    name = f"_parity_port_{'promoted_' * promoted}{re.sub(r'[^0-9a-zA-Z_]', '_', str(path.resolve()))}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ParityError(f"{path} is not a Python file", "Give a .py file.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     folder = str(path.resolve().parent)
-    with _importing(str(path)), _first_on_path(folder), _quiet():
+    with _importing(str(path)), _first_on_path(folder), _quiet(), precision(promoted):
         spec.loader.exec_module(module)
     return module
 
@@ -123,8 +128,10 @@ def _first_on_path(folder: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _importing(what: str) -> Iterator[None]:
+    """Import a port; functions stay Python, because promotion cannot see into TorchScript."""
     try:
-        yield
+        with mock.patch.object(torch.jit, "script", lambda code, *_, **__: code):
+            yield
     except Exception as error:
         raise ParityError(f"{what} does not import: {_said(error)}", "Mend that line first.") from error
 
@@ -251,7 +258,7 @@ def logits(port: Port, model: nn.Module, input_ids: Tensor) -> Tensor:
         ParityError: forward raised, changed its input, or returned no logits.
     """
     given = input_ids.clone()
-    with _quiet():
+    with _quiet(), torch.compiler.set_stance("force_eager"):
         try:
             result = model(given)
         except Exception as error:

@@ -8,7 +8,9 @@ tolerance. `model.double()` alone is not enough: norms, rope and softmax cast to
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
+import numpy
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -58,12 +60,15 @@ class _Promotion(TorchFunctionMode):
 
 @contextmanager
 def precision(promoted: bool) -> Iterator[None]:
-    """Build and run models inside this: in promoted float64, or plainly in float32."""
+    """Build and run models inside this: in promoted float64, or plainly in float32.
+
+    numpy's name for float32 stands for float64 meanwhile, because tables computed with it are casts too.
+    """
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64 if promoted else torch.float32)
     try:
         if promoted:
-            with _Promotion():
+            with _Promotion(), mock.patch.object(numpy, "float32", numpy.float64):
                 yield
         else:
             yield
