@@ -37,15 +37,15 @@ class Format(StrEnum):
     json = "json"
 
 
-# Names in [tool.parity] and the parameters of `check` that they set.
-_SETTINGS = {
-    "config": "config",
-    "reference": "reference",
-    "small_config": "small_config",
-    "seed": "seed",
-    "stage": "stage",
-    "format": "form",
-    "all": "every",
+# Names in [tool.parity], their types, and the parameters of `check` that they set.
+_SETTINGS: dict[str, tuple[type, str]] = {
+    "config": (str, "config"),
+    "reference": (str, "reference"),
+    "small_config": (bool, "small_config"),
+    "seed": (int, "seed"),
+    "stage": (list, "stage"),
+    "format": (str, "form"),
+    "all": (bool, "every"),
 }
 
 
@@ -59,8 +59,8 @@ def _parity(
     if version:
         typer.echo(f"parity {__version__}")
         raise typer.Exit
-    settings = from_project(Path.cwd(), _SETTINGS)
-    context.default_map = {"check": {_SETTINGS[name]: value for name, value in settings.items()}}
+    settings = from_project(Path.cwd(), {name: kind for name, (kind, _) in _SETTINGS.items()})
+    context.default_map = {"check": {_SETTINGS[name][1]: value for name, value in settings.items()}}
 
 
 @app.command()
@@ -74,7 +74,12 @@ def check(
         typer.Option(envvar="PARITY_REFERENCE", help="Take config.json from here.", metavar="DIR_OR_HUB_ID"),
     ] = None,
     small_config: Annotated[
-        bool, typer.Option("--small-config", envvar="PARITY_SMALL_CONFIG", help="Shrink the config's widths and depth.")
+        bool,
+        typer.Option(
+            "--small-config/--no-small-config",
+            envvar="PARITY_SMALL_CONFIG",
+            help="Shrink widths and depth.",
+        ),
     ] = False,
     seed: Annotated[int, typer.Option(envvar="PARITY_SEED", help="Of random weights and tokens.", min=0)] = 0,
     stage: Annotated[
@@ -85,7 +90,7 @@ def check(
         Format, typer.Option("--format", envvar="PARITY_FORMAT", help="How to write the report.")
     ] = Format.text,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to FILE.", metavar="FILE")] = None,
-    every: Annotated[bool, typer.Option("--all", envvar="PARITY_ALL", help="Show every boundary.")] = False,
+    every: Annotated[bool, typer.Option("--all/--no-all", envvar="PARITY_ALL", help="Show every boundary.")] = False,
 ) -> None:
     """Compare a port with its reference, boundary by boundary."""
     if output is not None:
@@ -171,12 +176,14 @@ def _progress() -> Iterator[Callable[[str], None]]:
 def main() -> None:
     """Entry point: turns errors into one line and an exit code."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except ParityError as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
     except Exception as error:
+        if hasattr(error, "format_message"):  # how typer tells wrong words on the command line
+            _fail(f"{error.format_message().rstrip('.')}. See parity --help.", 2)
         if os.environ.get("PARITY_DEBUG"):
             raise
         _fail(

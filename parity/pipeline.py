@@ -14,15 +14,9 @@ from parity.errors import ParityError
 from parity.explain import findings
 from parity.pair import pair as pairs
 from parity.pair import reference as references
-from parity.records import STAGES, Boundary, Finding, Report, Stage, Versions
+from parity.records import STAGES, Report, Stage, StageVerdict, Versions
 
 RUNNABLE = ("weights", "forward")
-_NOT_YET = {
-    name: "not part of this version, which compares weights and one full forward"
-    for name in STAGES
-    if name not in RUNNABLE
-} | {"gradient": "asked for with --gradient, which is not part of this version"}
-
 Progress = Callable[[str], object]
 
 
@@ -55,7 +49,7 @@ def check(
     unknown = [name for name in asked if name not in STAGES]
     if unknown:
         raise ParityError(f"there is no stage {unknown[0]!r}", f"Stages are {', '.join(STAGES)}.")
-    wanted = asked or RUNNABLE
+    wanted = [name for name in RUNNABLE if name in (asked or RUNNABLE)]
     with tempfile.TemporaryDirectory(prefix="parity-") as directory:
         began = time.perf_counter()
         progress("building both models")
@@ -78,6 +72,11 @@ def check(
         found_weights = findings.weights(sides, measured) if "weights" in wanted else ()
         found_forward = findings.forward(sides, measured, found_weights) if "forward" in wanted else ()
         places = boundaries(sides, measured) if "forward" in wanted else ()
+        failed = bool(found_forward) or any(place.verdict == "diff" for place in places)
+        outcomes: dict[str, tuple[StageVerdict, str, float]] = {
+            "weights": ("fail" if found_weights else "pass", "", loaded - began),
+            "forward": ("fail" if failed else "pass", "; ".join(pair.notes), compared - loaded),
+        }
         return Report(
             versions=Versions(__version__, torch.__version__, references.VERSION),
             port=pair.port.name,
@@ -85,7 +84,7 @@ def check(
             weights="random",
             seed=seed,
             stages=tuple(
-                _stage(name, asked, wanted, found_weights, found_forward, places, (loaded - began, compared - loaded))
+                Stage(name, *outcomes[name], requested=name in asked) if name in wanted else _left_out(name, asked)
                 for name in STAGES
             ),
             boundaries=places,
@@ -95,21 +94,8 @@ def check(
         )
 
 
-def _stage(
-    name: str,
-    asked: tuple[str, ...],
-    wanted: tuple[str, ...],
-    found_weights: tuple[Finding, ...],
-    found_forward: tuple[Finding, ...],
-    places: tuple[Boundary, ...],
-    seconds: tuple[float, float],
-) -> Stage:
-    requested = name in asked
-    if name in _NOT_YET:
-        return Stage(name, "not_run", _NOT_YET[name], requested=requested)
-    if name not in wanted:
-        return Stage(name, "not_run", "not asked for")
-    if name == "weights":
-        return Stage(name, "fail" if found_weights else "pass", seconds=seconds[0], requested=requested)
-    failed = bool(found_forward) or any(place.verdict == "diff" for place in places)
-    return Stage(name, "fail" if failed else "pass", seconds=seconds[1], requested=requested)
+def _left_out(name: str, asked: tuple[str, ...]) -> Stage:
+    reason = (
+        "not asked for" if name in RUNNABLE else "not part of this version, which compares weights and one full forward"
+    )
+    return Stage(name, "not_run", reason, requested=name in asked)

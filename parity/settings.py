@@ -1,19 +1,19 @@
 """Settings from `[tool.parity]` of the nearest pyproject.toml; flags and PARITY_* variables come before them."""
 
 import tomllib
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from parity.errors import ParityError
 
 
-def from_project(start: Path, known: Collection[str]) -> dict[str, Any]:
+def from_project(start: Path, known: Mapping[str, type]) -> dict[str, Any]:
     """Defaults for options, by parameter name.
 
     Args:
         start: the directory to look in first, then upwards.
-        known: the names that are allowed, with underscores.
+        known: the names that are allowed, with underscores, and the type of each.
 
     Raises:
         ParityError: the file is not TOML, or names a setting that does not exist.
@@ -31,4 +31,8 @@ def from_project(start: Path, known: Collection[str]) -> dict[str, Any]:
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ParityError(f"{path}: [tool.parity] has no setting {unknown[0]!r}", f"It has {', '.join(sorted(known))}.")
+    for name, value in settings.items():
+        if not isinstance(value, known[name]) or (isinstance(value, bool) and known[name] is not bool):
+            kind = {str: "a string", bool: "true or false", int: "a whole number", list: "a list"}[known[name]]
+            raise ParityError(f"{path}: [tool.parity] {name} is {value!r}", f"It must be {kind}.")
     return settings

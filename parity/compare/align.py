@@ -140,7 +140,9 @@ def _by_elimination(
     waiting = [port.owner(name) for name in loading.untouched]
     free_port = [module for module in dict.fromkeys(waiting) if not own_port.get(module) and port.calls(module)]
     misled = [
-        module for module in port.owned if module in port.modules and not own_port.get(module) and port.calls(module)
+        module
+        for module in port.modules
+        if port.keeps_weights(module) and not own_port.get(module) and port.calls(module)
     ]
     free_port += [module for module in misled if module not in free_port]
     found: dict[str, str] = {}
@@ -280,7 +282,7 @@ def _without_parameters(reference: Side, port: Side, pairs: Sequence[ModulePair]
 
 def _bare(side: Side, module: str) -> bool:
     """A module that computes something without parameters, and contains no others."""
-    return side.is_leaf(module) and not side.owned.get(module) and not side.is_identity(module)
+    return side.is_leaf(module) and not side.keeps_weights(module) and not side.is_identity(module)
 
 
 def _closest(reference: Side, port: Side, ours: Sequence[str], theirs: Sequence[str]) -> list[ModulePair]:

@@ -9,6 +9,8 @@ from parity.records import Boundary, Unmatched
 
 ELSEWHERE = "the port's module ends at another point; the next boundary vouches for both"
 
+UNSTABLE = "the port gives other results on the same input"
+
 
 def boundaries(sides: Sides, measured: Forward) -> tuple[Boundary, ...]:
     """Every wired boundary in the order in which the reference passes it, the logits last."""
@@ -40,7 +42,7 @@ def _boundary(reference: Side, measured: Forward, endpoint: Endpoint, port: str)
         mean_abs=None if plain is None or elsewhere else plain[1],
         own=measured.isolated.errors.get(endpoint),
         total=None if elsewhere else measured.total.get(endpoint),
-        note=ELSEWHERE if elsewhere else "",
+        note=ELSEWHERE if elsewhere else UNSTABLE if measured.unstable else "",
     )
 
 
@@ -92,7 +94,7 @@ def _unpaired(side: Side, paired: set[str]) -> tuple[str, ...]:
         for name in side.modules
         if name not in paired
         and not side.is_identity(name)
-        and (side.calls(name) or side.owned.get(name))
-        and (name not in around_paired or side.owned.get(name))
+        and (side.calls(name) or side.keeps_weights(name))
+        and (name not in around_paired or side.keeps_weights(name))
     ]
     return tuple(name for name in alone if not any(outer in alone for outer in parents(name)))

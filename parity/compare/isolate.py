@@ -57,12 +57,23 @@ def logits_error(port: Tensor, reference: Tensor) -> float:
 
     Logits that differ by one constant per token mean the same distribution, and count as equal.
     """
-    expected = reference if port.shape == reference.shape else reference[:, -1:].reshape(port.shape)
+    expected = fitted(reference, port)
+    if expected is None:
+        return float("inf")
     error = relative_error(port, expected)
     if error > PROMOTED_NOISE:
         centred = relative_error(port - port.mean(-1, keepdim=True), expected - expected.mean(-1, keepdim=True))
         error = min(error, centred)
     return error
+
+
+def fitted(reference: Tensor, port: Tensor) -> Tensor | None:
+    """The reference's logits in the port's shape: all positions or the last alone; None if they do not fit."""
+    if port.shape == reference.shape:
+        return reference
+    batch, _, vocabulary = reference.shape
+    last = list(port.shape) in ([batch, 1, vocabulary], [batch, vocabulary])
+    return reference[:, -1:].reshape(port.shape) if last else None
 
 
 def isolate(wires: Sequence[Wire], reference: Trace, port: Side, forward: Callable[[], Tensor]) -> Isolation:
@@ -155,7 +166,7 @@ def _substitutes(wires: Sequence[Wire], reference: Trace) -> dict[Endpoint, Subs
 
 
 def first_not_finite(trace: Trace) -> Endpoint | None:
-    """Where in a run a NaN first came out of, or went into, a module; else where an infinity did that reached the logits.
+    """Where in a run a NaN first went into or came out of a module; else an infinity, if any reached the logits.
 
     Scores masked with minus infinity are no fault.
     """

@@ -34,6 +34,11 @@ class Side:
             found.setdefault(self.owner(name), {})[name] = holdings
         return found
 
+    def keeps_weights(self, module: str) -> bool:
+        """Whether a module itself has parameters or anything of the checkpoint; tables it computed do not count."""
+        own = any(True for _ in self.modules[module].parameters(recurse=False))
+        return own or any(self.owned.get(module, {}).values())
+
     def owner(self, tensor: str) -> str:
         """The module that keeps a tensor, the root ("") if none inside does."""
         return next(name for name in parents(tensor) if not name or name in self.modules)
@@ -62,7 +67,7 @@ class Side:
             return True
         calls = self.trace.calls.get(module, ())
         passed_on = [call.inputs and call.outputs and _equal(call.inputs[0], call.outputs[0]) for call in calls]
-        return bool(calls) and self.is_leaf(module) and not self.owned.get(module) and all(passed_on)
+        return bool(calls) and self.is_leaf(module) and not self.keeps_weights(module) and all(passed_on)
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:
@@ -77,7 +82,7 @@ def parents(name: str) -> Iterable[str]:
 
 
 def parameters(model: nn.Module) -> dict[str, Tensor]:
-    """Floating tensors that a model keeps, by name: parameters, buffers and plain attributes, tied ones under each name."""
+    """Floating tensors that a model keeps: parameters, buffers and plain attributes, tied ones under each name."""
     found = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     for prefix, module in model.named_modules(remove_duplicate=False):
         for name, value in vars(module).items():

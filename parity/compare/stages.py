@@ -112,16 +112,15 @@ def forward(pair: Pair, sides: Sides) -> Forward:
         torch.manual_seed(pair.seed + 1)  # other random numbers, should the port draw any
         again = run(port.model, port_forward)
         unstable = _first_difference(port.trace, again)
-        fitting = shape == "" and unstable is None
-        isolated = isolation.isolate(wires, reference.trace, port, port_forward) if fitting else None
+        isolated = None if unstable else isolation.isolate(wires, reference.trace, port, port_forward)
     wires = isolated.wires if isolated else wires
-    total = isolation.errors(wires, port.trace, reference.trace) if shape == "" else {}
+    total = isolation.errors(wires, port.trace, reference.trace)
     isolated = isolation.vouched_for(isolated, total) if isolated else None
     return Forward(
         pairs=found,
         wires=wires,
         reasons=reasons,
-        plain=_plain(pair, wires) if shape == "" else {},
+        plain=_plain(pair, wires),
         total=total,
         isolated=isolated or Isolation(wires, {}, frozenset(), port.trace),
         unstable=unstable,
@@ -131,11 +130,10 @@ def forward(pair: Pair, sides: Sides) -> Forward:
 
 
 def _misfit(port: Tensor, reference: Tensor) -> str:
-    """Why the logits' shape is wrong, or nothing; the last position alone is allowed."""
-    batch, length, vocabulary = reference.shape
-    if list(port.shape) in ([batch, length, vocabulary], [batch, 1, vocabulary], [batch, vocabulary]):
+    """Why the logits' shape is wrong, or nothing."""
+    if isolation.fitted(reference, port) is not None:
         return ""
-    return f"logits are {list(port.shape)}, expected [B, T, V] = {[batch, length, vocabulary]}"
+    return f"logits are {list(port.shape)}, expected [B, T, V] = {list(reference.shape)}"
 
 
 def _first_difference(first: Trace, second: Trace) -> Endpoint | None:
@@ -164,8 +162,7 @@ def _plain(pair: Pair, wires: tuple[Wire, ...]) -> dict[Endpoint, tuple[float, f
         figures = [worst(*value) for value in values if value is not None]
         if figures:
             found[endpoint] = (max(high for high, _ in figures), sum(mean for _, mean in figures) / len(figures))
-    expected = reference.logits
-    if port.logits.shape != expected.shape:
-        expected = expected[:, -1:].reshape(port.logits.shape)
-    found[LOGITS] = worst(port.logits, expected)
+    expected = isolation.fitted(reference.logits, port.logits)
+    if expected is not None:
+        found[LOGITS] = worst(port.logits, expected)
     return found

@@ -143,7 +143,7 @@ def _output_wires(reference: Side, port: Side, pair: ModulePair, ours: Call, the
     features = _features(reference, port, pair, "output")
     if features is not None and ours.outputs and theirs.outputs:
         return _wire(ends, (0, 0), ours.outputs[0], theirs.outputs[0], features)
-    bare = not reference.owned.get(pair.reference) and reference.is_leaf(pair.reference)
+    bare = not reference.keeps_weights(pair.reference) and reference.is_leaf(pair.reference)
     if bare and len(ours.outputs) == len(theirs.outputs):
         parts = [(part, part) for part in range(len(ours.outputs))]
     else:

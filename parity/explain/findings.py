@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from parity.compare import isolate as isolation
 from parity.compare.capture import Endpoint
 from parity.compare.isolate import LOGITS
 from parity.compare.sides import Side, parents
@@ -99,6 +100,7 @@ def forward(sides: Sides, measured: Forward, settled: Sequence[Finding]) -> tupl
         endpoint
         for endpoint in _in_order(sides.reference, measured.isolated.errors)
         if not measured.isolated.errors[endpoint] <= PROMOTED_NOISE
+        and not (endpoint == LOGITS and measured.shape)
         and not explained & {endpoint.module, *parents(endpoint.module)}
     ]
     shared = _wrong_classes(sides, measured, failing)
@@ -271,17 +273,16 @@ def _before(reference: Side, measured: Forward, endpoint: Endpoint) -> str:
 
 def _shape_of_error(sides: Sides, measured: Forward, endpoint: Endpoint) -> list[str]:
     """What the difference looks like: a constant factor, a value meant for another module, positions from which on."""
+    reference = sides.reference.trace
     if endpoint == LOGITS:
-        trace = measured.isolated.trace
-        if trace.logits.shape != sides.reference.trace.logits.shape:
-            return []
-        values = trace.logits, sides.reference.trace.logits
+        own = measured.isolated.trace.logits
+        fitted = isolation.fitted(reference.logits, own)
+        values = None if fitted is None else (own, fitted)
     else:
         wire = next(wire for wire in measured.wires if wire.reference == endpoint)
-        found = wire.compared(measured.isolated.trace, sides.reference.trace)
-        if found is None:
-            return []
-        values = found
+        values = wire.compared(measured.isolated.trace, reference)
+    if values is None:
+        return []
     own, expected = values
     if not own.is_floating_point():
         return []

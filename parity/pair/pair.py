@@ -115,7 +115,7 @@ def _on(
 
 
 def _reason(error: ParityError) -> str:
-    return re.sub(r"\s*\(.*?, line \d+: .*\)$", "", error.problem)
+    return re.sub(r"\s*\([^()]*, line \d+: .*\)$", "", error.problem)
 
 
 def _read_config(port: Port, config: Path | None, reference: str | None) -> tuple[str, Mapping[str, Any]]:

@@ -162,6 +162,10 @@ def test_flag_over_environment_over_project(run: Run, tmp_path: Path, monkeypatc
     monkeypatch.setenv("PARITY_SEED", "4")
     assert json.loads(run("check", "gemma3")[1])["seed"] == 4
     assert json.loads(run("check", "gemma3", "--seed", "5")[1])["seed"] == 5
+    full_size = run("check", "gemma3", "--no-small-config", "--config", tmp_path / "none.json")
+    assert full_size[0] == 2
+    monkeypatch.setenv("PARITY_FORMAT", "text")
+    assert run("check", "gemma3")[1].startswith("PASS")
 
 
 def test_what_a_port_prints_stays_off_stdout(run: Run, tmp_path: Path) -> None:
