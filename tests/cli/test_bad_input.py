@@ -281,7 +281,7 @@ def test_unknown_stage(run: Run) -> None:
         (("check", "gemma3", "--format", "yaml"), "'yaml' is not one of"),
         (("chekc",), "No such command 'chekc'"),
         (("check", "gemma3", "--sede", "1"), "No such option"),
-        (("check", "gemma3", "--seed", "-1"), "x>=0"),
+        (("check", "gemma3", "--seed", "-1"), "greater than or equal to 0"),
     ],
 )
 def test_usage(run: Run, arguments: tuple[str, ...], wanted: str) -> None:
