@@ -87,7 +87,9 @@ def audit(
         unused=unused,
         partly=partly,
         waiting={
-            name: tuple(tensor for tensor in (*unused, *partly) if sorted(shapes[tensor]) == sorted(now[name].shape))
+            name: tuple(
+                tensor for tensor in (*unused, *partly, *dropped) if sorted(shapes[tensor]) == sorted(now[name].shape)
+            )
             for name in untouched
         },
         dropped=dropped,

@@ -21,6 +21,7 @@ def weights(sides: Sides, forward: Forward) -> tuple[Finding, ...]:
     """Findings of the load audit, one per kind of place."""
     loading, reference = sides.loading, sides.reference
     partners = {pair.port: pair.reference for pair in forward.pairs}
+    same_function = forward.total.get(LOGITS, float("inf")) <= PROMOTED_NOISE
     counterparts = {theirs: ours for ours, theirs in partners.items()}
     found = []
     for layer, (number, right) in loading.moved.items():
@@ -41,7 +42,8 @@ def weights(sides: Sides, forward: Forward) -> tuple[Finding, ...]:
         )
     for parameter in loading.untouched:
         module = partners.get(_module(parameter), "")
-        if not loading.waiting[parameter] and not _shares_a_tensor(reference, module):
+        fitting = set(loading.waiting[parameter]) - (set(loading.dropped) if same_function else set())
+        if not fitting and not _shares_a_tensor(reference, module):
             continue  # nothing is missing that it could have held: a constant of the port's own
         found.append(
             Finding(

@@ -216,6 +216,13 @@ def test_parameters_left_untouched(run: Run, broken_port: Port) -> None:
     assert first["reference_module"] == "model.norm"
 
 
+def test_parameters_whose_tensor_was_dropped(run: Run, broken_port: Port) -> None:
+    """Dropping a tensor on purpose does not excuse the parameter that it belongs to."""
+    port = broken_port(('"model.norm.weight": "norm.weight"', '"model.norm.weight": None'))
+    first = found(run("check", port, *GEMMA))
+    assert "norm.weight was never loaded" in str(first["title"])
+
+
 def test_logits_of_the_wrong_shape(run: Run, broken_port: Port) -> None:
     """A finding with both shapes."""
     port = broken_port(("        return logits if cap is None", "        return logits.mT if cap is None"))
