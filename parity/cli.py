@@ -181,6 +181,9 @@ def main() -> None:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except Exception as error:
         if hasattr(error, "format_message"):  # how typer tells wrong words on the command line
             _fail(f"{error.format_message().rstrip('.')}. See parity --help.", 2)

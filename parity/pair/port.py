@@ -25,6 +25,7 @@ from parity.pair.weights import MissingTensor, Tensors
 
 BUILT_IN = "parity_models"
 ENTRY_POINTS = "parity.models"
+_PORT_FAILS = (Exception, SystemExit)  # whatever a port raises, or ends with, is told as its fault
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,13 @@ def _import_name(name: str) -> object:
                 loaded: object = entry.load()
             return loaded
     full = f"{BUILT_IN}.{name}" if name in known else name
-    parent = full.partition(".")[0]
-    if not re.fullmatch(r"[\w.]+", full) or _find(parent) is None or _find(full) is None:
-        near = get_close_matches(name, known, 3)
-        hint = (
-            f"Did you mean {' or '.join(near)}?"
-            if near
-            else f"Built in: {', '.join(known)}; or give a file, my_port.py."
-        )
-        raise ParityError(f"there is no port {name!r}", hint)
-    with _importing(name), _quiet():
-        return importlib.import_module(full)
+    with _first_on_path(str(Path.cwd())):
+        if not re.fullmatch(r"[\w.]+", full) or _find(full.partition(".")[0]) is None or _find(full) is None:
+            near = get_close_matches(name, known, 3)
+            hint = f"Did you mean {' or '.join(near)}?" if near else f"Built in: {', '.join(known)}; or give a file."
+            raise ParityError(f"there is no port {name!r}", hint)
+        with _importing(name), _quiet():
+            return importlib.import_module(full)
 
 
 def _find(name: str) -> object:
@@ -132,7 +129,7 @@ def _importing(what: str) -> Iterator[None]:
     try:
         with mock.patch.object(torch.jit, "script", lambda code, *_, **__: code):
             yield
-    except Exception as error:
+    except _PORT_FAILS as error:
         raise ParityError(f"{what} does not import: {_said(error)}", "Mend that line first.") from error
 
 
@@ -229,13 +226,13 @@ def build(port: Port, config: Mapping[str, Any], tensors: Tensors, promoted: boo
                 f"{port.name}: Config.from_hf refuses the config: {_said(error)}",
                 "Implement the setting, or give another config.",
             ) from error
-        except Exception as error:
+        except _PORT_FAILS as error:
             raise ParityError(
                 f"{port.name}: Config.from_hf raised {_said(error)}", "Mend it; it gets the parsed config.json."
             ) from error
         try:
             model = port.make_model(own_config)
-        except Exception as error:
+        except _PORT_FAILS as error:
             raise DoesNotFit(
                 f"{port.name}: Model(config) raised {_said(error)}", "Mend it; it gets what Config.from_hf returns."
             ) from error
@@ -261,7 +258,7 @@ def logits(port: Port, model: nn.Module, input_ids: Tensor) -> Tensor:
     with _quiet(), torch.compiler.set_stance("force_eager"):
         try:
             result = model(given)
-        except Exception as error:
+        except _PORT_FAILS as error:
             raise DoesNotFit(
                 f"{port.name}: forward raised {_said(error)}", "It gets int64 token ids of shape [B, T]."
             ) from error
@@ -304,7 +301,7 @@ def _load(port: Port, model: nn.Module, tensors: Tensors) -> frozenset[str]:
         ) from error
     except ParityError:
         raise
-    except Exception as error:
+    except _PORT_FAILS as error:
         raise DoesNotFit(
             f"{port.name}: the loader raised {_said(error)}", "Mend it; it gets a mapping of name to tensor."
         ) from error

@@ -63,6 +63,8 @@ def shrink(config: Mapping[str, Any], settings: Mapping[str, Any], adversarial: 
             hidden_size, a single kv head). A port that relies on them cannot be built on such a config.
     """
     known = {**settings, **{name: value for name, value in config.items() if name not in settings}}
+    if _is_small(known):
+        return SmallConfig(config, probe_length(known))
     small: dict[str, Any] = {}
     for name, width in _WIDTHS.items():
         if isinstance(known.get(name), int) and not isinstance(known[name], bool) and known[name] > 0:
@@ -76,6 +78,12 @@ def shrink(config: Mapping[str, Any], settings: Mapping[str, Any], adversarial: 
     kept = {name: value for name, value in small.items() if name in config or _must_be_given(value, known[name])}
     result = {**config, **kept}
     return SmallConfig(result, probe_length({**known, **small}))
+
+
+def _is_small(known: Mapping[str, Any]) -> bool:
+    """A config that somebody has shrunk already is left as they made it."""
+    hidden, layers = _first(("hidden_size", "n_embd"), known), _first(_LAYERS, known)
+    return hidden is not None and known[hidden] <= 64 and layers is not None and known[layers] <= 8
 
 
 def _must_be_given(value: Any, default: Any) -> bool:

@@ -116,3 +116,12 @@ def test_a_large_vocabulary_gets_a_shorter_probe_and_says_so(configs: Path) -> N
     assert made.notes == ("sliding_window 512: the probe has 256 tokens, use --small-config",)
     reference, length = small(dict(full.config))
     assert probe.make(reference.settings, length, 0).notes == ()
+
+
+def test_a_small_config_is_left_as_it_is(configs: Path) -> None:
+    """Shrinking twice is shrinking once."""
+    config = json.loads((configs / "gemma-3-270m.json").read_text())
+    once = shrink(config, references.describe(config).settings)
+    twice = shrink(once.config, references.describe(once.config).settings)
+    assert twice.config == once.config
+    assert twice.tokens == once.tokens
