@@ -1,20 +1,12 @@
 """Adapter for `GPTModel` of the PyPI package llms-from-scratch 1.0.19, unchanged, with its own loader."""
 
-from llms_from_scratch.ch04 import GPTModel
+from llms_from_scratch.ch04 import GPTModel as Model
 from llms_from_scratch.ch05 import load_weights_into_gpt
 
-Model = GPTModel
 MODEL_TYPES = ("gpt2",)
-# setting, the one value that the model implements; absence from config.json means the same value
-_IMPLEMENTED = (
-    ("layer_norm_epsilon", 1e-5),
-    ("activation_function", "gelu_new"),
-    ("tie_word_embeddings", True),
-    ("scale_attn_weights", True),
-    ("scale_attn_by_inverse_layer_idx", False),
-    ("reorder_and_upcast_attn", False),
-    ("add_cross_attention", False),
-)
+FIELDS = {
+    "vocab_size": "vocab_size", "context_length": "n_positions", "emb_dim": "n_embd", "n_heads": "n_head", "n_layers": "n_layer",
+}  # fmt: skip
 
 
 class Config(dict):
@@ -23,32 +15,18 @@ class Config(dict):
     @classmethod
     def from_hf(cls, hf):
         """Translate a parsed config.json; ValueError on what the model does not implement."""
-        for name, implemented in _IMPLEMENTED:
-            if hf.get(name, implemented) != implemented:
-                raise ValueError(f"{name} {hf[name]!r} is not implemented, only {implemented!r}")
-        if hf.get("n_inner") not in (None, 4 * hf["n_embd"]):
-            raise ValueError(f"n_inner {hf['n_inner']!r} is not implemented, only 4 * n_embd")
-        return cls(
-            vocab_size=hf["vocab_size"],
-            context_length=hf["n_positions"],
-            emb_dim=hf["n_embd"],
-            n_heads=hf["n_head"],
-            n_layers=hf["n_layer"],
-            drop_rate=0.0,
-            qkv_bias=True,
-        )
+        if hf["layer_norm_epsilon"] != 1e-5 or hf["activation_function"] != "gelu_new":
+            raise ValueError("only layer_norm_epsilon 1e-5 and gelu_new are implemented")
+        if hf.get("n_inner") not in (None, 4 * hf["n_embd"]) or hf.get("scale_attn_by_inverse_layer_idx"):
+            raise ValueError("n_inner and scale_attn_by_inverse_layer_idx are not implemented")
+        return cls(**{ours: hf[theirs] for ours, theirs in FIELDS.items()}, drop_rate=0.0, qkv_bias=True)
 
 
 def load_weights(model, tensors):
-    """Hand the checkpoint to the package's loader as the nested arrays of OpenAI's own release."""
-    # the released checkpoint is the bare transformer, save_pretrained writes it inside the language model
-    prefix = "transformer." if "transformer.wte.weight" in tensors else ""
-
-    def array(name):
-        return tensors[prefix + name].float().numpy()  # numpy has no bfloat16
+    """Hand the checkpoint to the package's loader as the nested numpy arrays of OpenAI's own release."""
 
     def pair(name, weight="w"):
-        return {weight: array(f"{name}.weight"), "b": array(f"{name}.bias")}
+        return {weight: tensors[f"transformer.{name}.weight"].numpy(), "b": tensors[f"transformer.{name}.bias"].numpy()}
 
     blocks = [
         {
@@ -59,5 +37,5 @@ def load_weights(model, tensors):
         }
         for layer in range(len(model.trf_blocks))
     ]
-    ends = {"wte": array("wte.weight"), "wpe": array("wpe.weight"), **pair("ln_f", "g")}
-    load_weights_into_gpt(model, {**ends, "blocks": blocks})
+    tables = {name: tensors[f"transformer.{name}.weight"].numpy() for name in ("wte", "wpe")}
+    load_weights_into_gpt(model, {**tables, **pair("ln_f", "g"), "blocks": blocks})
