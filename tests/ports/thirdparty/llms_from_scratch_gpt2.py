@@ -1,8 +1,9 @@
 """Adapter for `GPTModel` of the PyPI package llms-from-scratch 1.0.19, unchanged, with its own loader."""
 
-from llms_from_scratch.ch04 import GPTModel as Model
+from llms_from_scratch.ch04 import GPTModel
 from llms_from_scratch.ch05 import load_weights_into_gpt
 
+Model = GPTModel
 MODEL_TYPES = ("gpt2",)
 FIELDS = {
     "vocab_size": "vocab_size", "context_length": "n_positions", "emb_dim": "n_embd", "n_heads": "n_head", "n_layers": "n_layer",

@@ -1,9 +1,9 @@
 """Adapter for `Llama3Model` of the PyPI package llms-from-scratch 1.0.19, unchanged, with its own loader."""
 
-from llms_from_scratch.llama3 import Llama3Model as Model
-from llms_from_scratch.llama3 import load_weights_into_llama
+from llms_from_scratch.llama3 import Llama3Model, load_weights_into_llama
 from torch import float32
 
+Model = Llama3Model
 MODEL_TYPES = ("llama",)
 FIELDS = {
     "vocab_size": "vocab_size", "context_length": "max_position_embeddings", "emb_dim": "hidden_size",

@@ -1,9 +1,9 @@
 """Adapter for the dense `Qwen3Model` of the PyPI package llms-from-scratch 1.0.19, unchanged, with its own loader."""
 
-from llms_from_scratch.qwen3 import Qwen3Model as Model
-from llms_from_scratch.qwen3 import load_weights_into_qwen
+from llms_from_scratch.qwen3 import Qwen3Model, load_weights_into_qwen
 from torch import float32
 
+Model = Qwen3Model
 MODEL_TYPES = ("qwen3",)
 FIELDS = {
     "vocab_size": "vocab_size", "context_length": "max_position_embeddings", "emb_dim": "hidden_size",
