@@ -106,12 +106,14 @@ def forward(sides: Sides, measured: Forward, settled: Sequence[Finding]) -> tupl
         and not explained & {endpoint.module, *parents(endpoint.module)}
     ]
     shared = _wrong_classes(sides, measured, failing)
-    found = []
+    places: dict[str, list[Finding]] = {}
     for endpoint in _without_twins(sides.reference, failing):
         finding = _finding(sides, measured, endpoint)
-        title = shared.get(endpoint)
-        found.append(finding if title is None else replace(finding, title=title))
-    return (*special, *_grouped(found, frozenset(shared.values())))
+        if endpoint in shared:
+            finding = replace(finding, title=shared[endpoint])
+        place = shared.get(endpoint) or f"{template(endpoint.module)} {endpoint.kind}"
+        places.setdefault(place, []).append(finding)
+    return (*special, *(_merged(group) for group in places.values()))
 
 
 def _wrong_classes(sides: Sides, measured: Forward, failing: Sequence[Endpoint]) -> dict[Endpoint, str]:
@@ -233,12 +235,41 @@ def _blamed(sides: Sides, measured: Forward, endpoint: Endpoint) -> tuple[str, s
         return endpoint.module, ports[0]
     if _meant_for(sides, measured, endpoint):
         return endpoint.module, ports[0]  # the wrong module is called here, rather than a right one given a wrong value
-    around = _module(endpoint.module)
-    if not around or around not in sides.reference.modules or not sides.reference.calls(around):
-        around = next(
-            (name for name in parents(endpoint.module) if name and sides.reference.calls(name)), endpoint.module
-        )
+    entered = _entered(sides.reference, endpoint)
+    unseen = _made_by(sides.reference, measured, endpoint)
+    if unseen:
+        return unseen, partners.get(_module(unseen)) or _module(ports[0]) or ports[0]
+    around = next((name for name in parents(entered) if name and sides.reference.calls(name)), entered)
     return around, partners.get(around) or _module(ports[0]) or ports[0]
+
+
+def _entered(reference: Side, endpoint: Endpoint) -> str:
+    """The outermost module that takes the value of an input unchanged: it was made outside of that."""
+    value = reference.trace.at(endpoint)
+    entered = endpoint.module
+    for outer in parents(endpoint.module):
+        calls = reference.trace.calls.get(outer, ())
+        if calls:
+            if not (value and calls[0].inputs and _equal(calls[0].inputs[0], value[0])):
+                break
+            entered = outer
+    return entered
+
+
+def _made_by(reference: Side, measured: Forward, endpoint: Endpoint) -> str:
+    """The innermost module that made the value of an input, if the port's counterpart was not compared; else empty."""
+    value = reference.trace.at(endpoint)
+    if not value:
+        return ""
+    seen = {end.module for end in measured.isolated.errors if end.kind == "output"}
+    makers = [
+        call
+        for calls in reference.trace.calls.values()
+        for call in calls
+        if call.outputs and _equal(call.outputs[0], value[0]) and not reference.is_identity(call.module)
+    ]
+    inner = min(makers, key=lambda call: call.ended, default=None)
+    return "" if inner is None or any(call.module in seen for call in makers) else inner.module
 
 
 def _title(sides: Sides, measured: Forward, endpoint: Endpoint, theirs: str) -> str:
@@ -326,14 +357,12 @@ def _positions(own: Tensor, expected: Tensor, length: int) -> list[str]:
     return [f"tokens before position {wrong[0]} agree, {len(wrong)} of {length} differ"]
 
 
-def _grouped(findings: Sequence[Finding], titles: frozenset[str] = frozenset()) -> tuple[Finding, ...]:
-    """The same finding in several layers, or under one of `titles`, is one, named by the first."""
+def _grouped(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The same finding in several layers is one, named by the first."""
     groups: dict[tuple[str, ...], list[Finding]] = {}
     for finding in findings:
         place = (template(finding.reference_module), template(finding.port_module), _plain(finding.title))
-        groups.setdefault((finding.cause, *((finding.title,) if finding.title in titles else place)), []).append(
-            finding
-        )
+        groups.setdefault((finding.cause, *place), []).append(finding)
     return tuple(_merged(group) for group in groups.values())
 
 
