@@ -10,6 +10,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from parity.records import Kind
 
+KINDS: tuple[Kind, Kind] = ("input", "output")
+
 
 class Endpoint(NamedTuple):
     """One side of one call of one module."""

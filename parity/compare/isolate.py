@@ -125,6 +125,12 @@ def _reordered(wire: Wire, found: Errors, trace: Trace, reference: Trace) -> Wir
     return wire if order is None else replace(wire, layout=replace(wire.layout, order=order))
 
 
+def rerun(isolated: Isolation, reference: Trace, port: Side, forward: Callable[[], Tensor]) -> None:
+    """Run the port once more in isolation, with the boundaries that were settled, for somebody who watches."""
+    handing = [wire for wire in isolated.wires if wire.reference not in isolated.elsewhere]
+    run(port.model, forward, _substitutes(handing, reference))
+
+
 def vouched_for(isolated: Isolation, total: Errors) -> Isolation:
     """What the logits vouch for: if the free run returns the reference's, the port computes the same function.
 
@@ -136,6 +142,11 @@ def vouched_for(isolated: Isolation, total: Errors) -> Isolation:
     kept = {end: error for end, error in isolated.errors.items() if end not in differing}
     kept[LOGITS] = total[LOGITS]
     return replace(isolated, errors=kept, elsewhere=isolated.elsewhere | differing - {LOGITS})
+
+
+def failing(isolated: Isolation) -> frozenset[Endpoint]:
+    """Boundaries with an error of their own."""
+    return _failing(isolated.errors)
 
 
 def _failing(found: Errors) -> frozenset[Endpoint]:

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 from parity.compare import isolate as isolation
 from parity.compare.align import ModulePair, align
-from parity.compare.capture import Endpoint, Trace, run, settled
+from parity.compare.capture import KINDS, Endpoint, Trace, run, settled
 from parity.compare.isolate import LOGITS, Errors, Isolation
 from parity.compare.lineage import Index
 from parity.compare.loading import Loading, audit
 from parity.compare.measure import worst
 from parity.compare.sides import NEVER, Side, holdings, parameters
 from parity.compare.wires import Wire, by_endpoint, connect
+from parity.compare.witness import Watcher, witnessed
 from parity.pair import pair as pairs
 from parity.pair import port as ports
 from parity.pair import reference as references
@@ -37,9 +38,9 @@ class Forward:
     """What the forward stage measured, by reference endpoint.
 
     plain: largest and mean absolute difference in float32. total: relative errors of the free promoted run. isolated:
-    own errors. reasons: why paired modules could not be compared. unstable: where the port differs from itself.
-    broken: where NaN or infinity first appears, on the reference's and on the port's side. shape: why the logits do
-    not fit, if so.
+    own errors. witnessed: endpoints without a wire whose value the port computes. reasons: why paired modules could
+    not be compared. unstable: where the port differs from itself. broken: where NaN or infinity first appears, on the
+    reference's and on the port's side. shape: why the logits do not fit, if so.
     """
 
     pairs: tuple[ModulePair, ...]
@@ -48,6 +49,7 @@ class Forward:
     plain: Mapping[Endpoint, tuple[float, float]]
     total: Errors
     isolated: Isolation
+    witnessed: frozenset[Endpoint]
     unstable: Endpoint | None
     broken: tuple[Endpoint | None, Endpoint | None]
     shape: str
@@ -113,6 +115,7 @@ def forward(pair: Pair, sides: Sides) -> Forward:
         again = run(port.model, port_forward)
         unstable = _first_difference(port.trace, again)
         isolated = None if unstable else isolation.isolate(wires, reference.trace, port, port_forward)
+        seen = _witnessed(isolated, reference, port, port_forward) if isolated else frozenset()
     wires = isolated.wires if isolated else wires
     total = isolation.errors(wires, port.trace, reference.trace)
     isolated = isolation.vouched_for(isolated, total) if isolated else None
@@ -123,10 +126,31 @@ def forward(pair: Pair, sides: Sides) -> Forward:
         plain=_plain(pair, wires),
         total=total,
         isolated=isolated or Isolation(wires, {}, frozenset(), port.trace),
+        witnessed=seen,
         unstable=unstable,
         broken=(isolation.first_not_finite(reference.trace), isolation.first_not_finite(port.trace)),
         shape=shape,
     )
+
+
+def _witnessed(
+    isolated: Isolation, reference: Side, port: Side, port_forward: Callable[[], Tensor]
+) -> frozenset[Endpoint]:
+    """Values of reference modules without a counterpart that the port computes; asked only on a failure."""
+    if not isolation.failing(isolated):
+        return frozenset()
+    wired = {wire.reference for wire in isolated.wires}
+    unwired = [
+        Endpoint(call.module, call.number, kind)
+        for calls in reference.trace.calls.values()
+        for call in calls
+        for kind in KINDS
+        if Endpoint(call.module, call.number, kind) not in wired
+    ]
+    watcher = Watcher()
+    with watcher:
+        isolation.rerun(isolated, reference.trace, port, port_forward)
+    return witnessed(watcher, reference.trace, unwired)
 
 
 def _misfit(port: Tensor, reference: Tensor) -> str:

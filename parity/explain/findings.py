@@ -11,6 +11,7 @@ from parity.compare.capture import Endpoint
 from parity.compare.isolate import LOGITS
 from parity.compare.sides import Side, parents
 from parity.compare.stages import Forward, Sides
+from parity.explain.segment import first_unwitnessed
 from parity.names import template
 from parity.records import PROMOTED_NOISE, Finding
 
@@ -225,22 +226,30 @@ def _finding(sides: Sides, measured: Forward, endpoint: Endpoint) -> Finding:
 
 
 def _blamed(sides: Sides, measured: Forward, endpoint: Endpoint) -> tuple[str, str]:
+    """The reference's and the port's module that a failing boundary speaks against."""
+    reference = sides.reference
     partners = {pair.reference: pair.port for pair in measured.pairs if not pair.partial}
-    if endpoint == LOGITS:
-        last = max(measured.pairs, key=lambda pair: sides.reference.began(pair.reference), default=None)
-        head = [name for name in sides.reference.modules if not name.count(".")][-1]
-        return (last.reference, last.port) if last and last.reference == head else (head, "")
     ports = [wire.port.module for wire in measured.wires if wire.reference == endpoint]
+    inner = first_unwitnessed(reference, measured, endpoint)
+    if inner is not None:
+        ours = inner.module if inner.kind == "output" else _around(reference, inner)
+        nearest = next((partners[name] for name in (ours, *parents(ours)) if name in partners), "")
+        return ours, nearest or (ports[0] if ports else "")
+    if endpoint == LOGITS:
+        head = [name for name in reference.modules if not name.count(".")][-1]
+        return head, partners.get(head, "")
     if endpoint.kind == "output":
         return endpoint.module, ports[0]
     if _meant_for(sides, measured, endpoint):
         return endpoint.module, ports[0]  # the wrong module is called here, rather than a right one given a wrong value
-    entered = _entered(sides.reference, endpoint)
-    unseen = _made_by(sides.reference, measured, endpoint)
-    if unseen:
-        return unseen, partners.get(_module(unseen)) or _module(ports[0]) or ports[0]
-    around = next((name for name in parents(entered) if name and sides.reference.calls(name)), entered)
+    around = _around(reference, endpoint)
     return around, partners.get(around) or _module(ports[0]) or ports[0]
+
+
+def _around(reference: Side, endpoint: Endpoint) -> str:
+    """The called module in which the value of an input was made."""
+    entered = _entered(reference, endpoint)
+    return next((name for name in parents(entered) if name and reference.calls(name)), entered)
 
 
 def _entered(reference: Side, endpoint: Endpoint) -> str:
@@ -256,24 +265,12 @@ def _entered(reference: Side, endpoint: Endpoint) -> str:
     return entered
 
 
-def _made_by(reference: Side, measured: Forward, endpoint: Endpoint) -> str:
-    """The innermost module that made the value of an input, if the port's counterpart was not compared; else empty."""
-    value = reference.trace.at(endpoint)
-    if not value:
-        return ""
-    seen = {end.module for end in measured.isolated.errors if end.kind == "output"}
-    makers = [
-        call
-        for calls in reference.trace.calls.values()
-        for call in calls
-        if call.outputs and _equal(call.outputs[0], value[0]) and not reference.is_identity(call.module)
-    ]
-    inner = min(makers, key=lambda call: call.ended, default=None)
-    return "" if inner is None or any(call.module in seen for call in makers) else inner.module
-
-
 def _title(sides: Sides, measured: Forward, endpoint: Endpoint, theirs: str) -> str:
     """What is wrong, in the port's names for places and the reference's for what they are measured against."""
+    inner = first_unwitnessed(sides.reference, measured, endpoint)
+    if inner is not None:
+        where = "is given" if inner.kind == "input" else "gives"
+        return f"{theirs or 'the port'} computes no such value as {inner.module} {where}"
     if endpoint == LOGITS:
         return "the returned logits go wrong after the last module"
     port = next(wire.port.module for wire in measured.wires if wire.reference == endpoint)
