@@ -165,11 +165,12 @@ def _substitutes(wires: Sequence[Wire], reference: Trace) -> dict[Endpoint, Subs
     def substitute(meeting: Sequence[Wire]) -> Substitute:
         def hand_on(own: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             values = list(own)
-            for wire in meeting:
-                given = reference.at(wire.reference)
-                if given is not None and wire.port_part < len(values):
-                    values[wire.port_part] = wire.handed_on(values[wire.port_part], given[wire.reference_part])
-            return tuple(value.clone() for value in values)
+            with torch._C.DisableTorchFunction():  # no operation of the port's
+                for wire in meeting:
+                    given = reference.at(wire.reference)
+                    if given is not None and wire.port_part < len(values):
+                        values[wire.port_part] = wire.handed_on(values[wire.port_part], given[wire.reference_part])
+                return tuple(value.clone() for value in values)
 
         return hand_on
 

@@ -56,6 +56,11 @@ def witnessed(watcher: Watcher, reference: Trace, endpoints: Iterable[Endpoint])
     found = set()
     for endpoint in endpoints:
         value = reference.at(endpoint)
-        if value and value[0].is_floating_point() and watcher.saw(value[0]):
+        if value and value[0].is_floating_point() and any(map(watcher.saw, _forms(value[0]))):
             found.add(endpoint)
     return frozenset(found)
+
+
+def _forms(value: Tensor) -> tuple[Tensor, ...]:
+    """The whole of a value, its first row, its last position: a port may take rows or tokens one by one."""
+    return (value, value[0], value[:, -1]) if value.ndim > 2 else (value,)

@@ -11,7 +11,7 @@ from parity.compare.capture import Endpoint
 from parity.compare.isolate import LOGITS
 from parity.compare.sides import Side, parents
 from parity.compare.stages import Forward, Sides
-from parity.explain.segment import first_unwitnessed
+from parity.explain.segment import around, first_unwitnessed
 from parity.names import template
 from parity.records import PROMOTED_NOISE, Finding
 
@@ -46,6 +46,7 @@ def weights(sides: Sides, forward: Forward) -> tuple[Finding, ...]:
         fitting = set(loading.waiting[parameter]) - (set(loading.dropped) if same_function else set())
         if not fitting and not _shares_a_tensor(reference, module):
             continue  # nothing is missing that it could have held: a constant of the port's own
+        module = module or next((_serves(reference, tensor) for tensor in loading.waiting[parameter]), "")
         found.append(
             Finding(
                 "weights",
@@ -201,10 +202,11 @@ def _place(endpoint: Endpoint) -> str:
 
 def _both(measured: Forward, endpoint: Endpoint, side: str) -> tuple[str, str]:
     """The reference's and the port's module of an endpoint that one of them has."""
-    for pair in measured.pairs:
-        if endpoint.module == (pair.reference if side == "reference" else pair.port):
-            return pair.reference, pair.port
-    return (endpoint.module, "") if side == "reference" else ("", endpoint.module)
+    if side == "reference":
+        return endpoint.module, next((pair.port for pair in measured.pairs if pair.reference == endpoint.module), "")
+    partners = {pair.port: pair.reference for pair in measured.pairs}
+    around = (endpoint.module, *parents(endpoint.module))
+    return next((partners[name] for name in around if name in partners), ""), endpoint.module
 
 
 def _count_not_finite(side: Side, endpoint: Endpoint) -> int:
@@ -232,7 +234,7 @@ def _blamed(sides: Sides, measured: Forward, endpoint: Endpoint) -> tuple[str, s
     ports = [wire.port.module for wire in measured.wires if wire.reference == endpoint]
     inner = first_unwitnessed(reference, measured, endpoint)
     if inner is not None:
-        ours = inner.module if inner.kind == "output" else _around(reference, inner)
+        ours = inner.module if inner.kind == "output" else around(reference, inner)
         nearest = next((partners[name] for name in (ours, *parents(ours)) if name in partners), "")
         return ours, nearest or (ports[0] if ports else "")
     if endpoint == LOGITS:
@@ -242,27 +244,8 @@ def _blamed(sides: Sides, measured: Forward, endpoint: Endpoint) -> tuple[str, s
         return endpoint.module, ports[0]
     if _meant_for(sides, measured, endpoint):
         return endpoint.module, ports[0]  # the wrong module is called here, rather than a right one given a wrong value
-    around = _around(reference, endpoint)
-    return around, partners.get(around) or _module(ports[0]) or ports[0]
-
-
-def _around(reference: Side, endpoint: Endpoint) -> str:
-    """The called module in which the value of an input was made."""
-    entered = _entered(reference, endpoint)
-    return next((name for name in parents(entered) if name and reference.calls(name)), entered)
-
-
-def _entered(reference: Side, endpoint: Endpoint) -> str:
-    """The outermost module that takes the value of an input unchanged: it was made outside of that."""
-    value = reference.trace.at(endpoint)
-    entered = endpoint.module
-    for outer in parents(endpoint.module):
-        calls = reference.trace.calls.get(outer, ())
-        if calls:
-            if not (value and calls[0].inputs and _equal(calls[0].inputs[0], value[0])):
-                break
-            entered = outer
-    return entered
+    place = around(reference, endpoint)
+    return place, partners.get(place) or _module(ports[0]) or ports[0]
 
 
 def _title(sides: Sides, measured: Forward, endpoint: Endpoint, theirs: str) -> str:

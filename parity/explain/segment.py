@@ -9,8 +9,9 @@ from torch import Tensor
 
 from parity.compare.capture import KINDS, Endpoint
 from parity.compare.isolate import LOGITS
-from parity.compare.sides import Side
+from parity.compare.sides import Side, parents
 from parity.compare.stages import Forward
+from parity.records import PROMOTED_NOISE
 
 
 def first_unwitnessed(reference: Side, measured: Forward, endpoint: Endpoint) -> Endpoint | None:
@@ -21,12 +22,17 @@ def first_unwitnessed(reference: Side, measured: Forward, endpoint: Endpoint) ->
     """
     stretch = _stretch(reference, measured, endpoint)
     fresh = _fresh_inputs(reference, stretch)
+    # What the port lacks at the boundary was handed on to it there, so that it is seen after that is no witness.
+    witnessed = {end for end in stretch if end in measured.witnessed and not _same_value(reference, end, endpoint)}
     for place, end in enumerate(stretch):
-        if end in measured.witnessed:
-            continue
-        if not any(later in measured.witnessed and later in fresh for later in stretch[place + 1 :]):
+        if end not in witnessed and not any(later in witnessed and later in fresh for later in stretch[place + 1 :]):
             return end
     return None
+
+
+def _same_value(reference: Side, first: Endpoint, second: Endpoint) -> bool:
+    ours, theirs = reference.trace.at(first), reference.trace.at(second)
+    return bool(ours and theirs and _equal(ours[0], theirs[0]))
 
 
 def _event(reference: Side, endpoint: Endpoint) -> float:
@@ -37,23 +43,63 @@ def _event(reference: Side, endpoint: Endpoint) -> float:
 
 
 def _stretch(reference: Side, measured: Forward, endpoint: Endpoint) -> list[Endpoint]:
-    """Endpoints without a wire between the last one compared and `endpoint`, in the order the reference passes them.
+    """Endpoints without a wire that lead to `endpoint`, in the order the reference passes them.
 
-    Tables, such as cosines and sines, are left out: ports keep them in forms too different to be recognised.
+    They lie in the same module, and in none inside it whose result was compared and right. Tables, such as cosines and
+    sines, are left out: ports keep them in forms too different to be recognised.
     """
+    place = endpoint.module if endpoint.kind == "output" else _enclosing(reference, endpoint)[1]
     until = _event(reference, endpoint)
-    compared = [end for end in measured.isolated.errors if end != LOGITS]
-    since = max((_event(reference, end) for end in compared if _event(reference, end) < until), default=0.0)
+    since = min((call.began for call in reference.trace.calls.get(place, ())), default=0)
+    errors = measured.isolated.errors
+    settled = {
+        end.module
+        for end, error in errors.items()
+        if end.kind == "output"
+        and end != LOGITS
+        and error <= PROMOTED_NOISE
+        and (not place or end.module.startswith(f"{place}."))
+    }
     wired = {wire.reference for wire in measured.wires}
     found = [
         Endpoint(call.module, call.number, kind)
         for calls in reference.trace.calls.values()
         for call in calls
         for kind in KINDS
-        if call.inputs and call.inputs[0].is_floating_point() | (kind == "output") and _is_value(reference, call.module)
+        if not settled & set(parents(call.module)) and _is_value(reference, call.module)
     ]
-    inside = [end for end in found if end not in wired and since < _event(reference, end) < until]
+    inside = [
+        end for end in found if end not in wired and since < _event(reference, end) < until and _floats(reference, end)
+    ]
     return sorted(inside, key=lambda end: _event(reference, end))
+
+
+def _floats(reference: Side, endpoint: Endpoint) -> bool:
+    value = reference.trace.at(endpoint)
+    return bool(value) and value is not None and value[0].is_floating_point()
+
+
+def around(reference: Side, endpoint: Endpoint) -> str:
+    """The called module in which the value of an input was made, or the outermost that takes it."""
+    entered, outer = _enclosing(reference, endpoint)
+    return outer or entered
+
+
+def _enclosing(reference: Side, endpoint: Endpoint) -> tuple[str, str]:
+    """The outermost module that takes an input unchanged, and the called one around that, else the root ("")."""
+    value = reference.trace.at(endpoint)
+    entered = endpoint.module
+    for outer in parents(endpoint.module):
+        calls = reference.trace.calls.get(outer, ())
+        if calls:
+            if not (value and calls[0].inputs and _equal(calls[0].inputs[0], value[0])):
+                break
+            entered = outer
+    return entered, next((name for name in parents(entered) if name and reference.calls(name)), "")
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and bool(torch.equal(first, second))
 
 
 def _is_value(reference: Side, module: str) -> bool:
@@ -69,7 +115,7 @@ def _fresh_inputs(reference: Side, stretch: list[Endpoint]) -> set[Endpoint]:
         value = (reference.trace.at(end) or (None,))[0]
         if value is None:
             continue
-        new = not any(other.shape == value.shape and bool(torch.equal(other, value)) for other in values)
+        new = not any(_equal(other, value) for other in values)
         if new and (end.kind == "input" or not reference.is_leaf(end.module)):
             fresh.add(end)
         values.append(value)
