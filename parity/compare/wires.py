@@ -76,9 +76,11 @@ def connect(reference: Side, port: Side, pairs: Iterable[ModulePair]) -> tuple[t
     for module, group in by_reference.items():
         found: list[Wire] = []
         for pair, ours, theirs in _calls(reference, port, group):
-            found += _input_wires(reference, port, pair, ours, theirs) + _output_wires(
-                reference, port, pair, ours, theirs
-            )
+            carries = _carries_residual(ours, theirs)
+            if not carries:
+                found += _input_wires(reference, port, pair, ours, theirs)
+            if not carries or port.is_leaf(pair.port):
+                found += _output_wires(reference, port, pair, ours, theirs)
         if not found:
             counts = " and ".join(str(port.calls(pair.port)) for pair in group)
             reasons[module] = (
@@ -121,6 +123,15 @@ def _calls(reference: Side, port: Side, group: Sequence[ModulePair]) -> list[tup
             used[1].add(j)
             found.append((theirs[j][0], ours[i], theirs[j][1]))
     return found
+
+
+def _carries_residual(ours: Call, theirs: Call) -> bool:
+    """Whether the port's module hands on a residual beside its result, which then is not the reference's by itself."""
+
+    def alike(call: Call) -> int:
+        return sum(value.ndim > 2 and value.shape == call.outputs[0].shape for value in call.outputs)
+
+    return alike(theirs) > 1 >= alike(ours)
 
 
 def _alike(label: str, name: str) -> float:
