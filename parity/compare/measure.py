@@ -22,6 +22,11 @@ def relative_error(port: Tensor, reference: Tensor) -> float:
     return float("inf") if size == 0 else float(difference / size)
 
 
+def identical(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors have one shape and the same values, bit by bit."""
+    return first.shape == second.shape and bool(torch.equal(first, second))
+
+
 def worst(port: Tensor, reference: Tensor) -> tuple[float, float]:
     """Largest and mean absolute difference of two tensors of one shape."""
     if not reference.numel():

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor, nn
 
 from parity.compare.capture import Trace
 from parity.compare.lineage import Holding, Index
+from parity.compare.measure import identical
 
 NEVER = 1 << 62
 
@@ -66,12 +66,8 @@ class Side:
         if isinstance(self.modules[module], nn.Dropout | nn.Identity):
             return True
         calls = self.trace.calls.get(module, ())
-        passed_on = [call.inputs and call.outputs and _equal(call.inputs[0], call.outputs[0]) for call in calls]
+        passed_on = [call.inputs and call.outputs and identical(call.inputs[0], call.outputs[0]) for call in calls]
         return bool(calls) and self.is_leaf(module) and not self.keeps_weights(module) and all(passed_on)
-
-
-def _equal(first: Tensor, second: Tensor) -> bool:
-    return first.shape == second.shape and bool(torch.equal(first, second))
 
 
 def parents(name: str) -> Iterable[str]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from parity.compare import isolate as isolation
 from parity.compare.capture import Endpoint
 from parity.compare.isolate import LOGITS
+from parity.compare.measure import identical
 from parity.compare.sides import Side, parents
 from parity.compare.stages import Forward, Sides
 from parity.explain.segment import around, first_unwitnessed
@@ -164,13 +165,9 @@ def _without_twins(reference: Side, failing: Sequence[Endpoint]) -> list[Endpoin
             if other.kind == endpoint.kind == "input" and _module(other.module) == _module(endpoint.module)
         ]
         value = reference.trace.at(endpoint)
-        if not (value and any(_equal(value[0], (reference.trace.at(twin) or value)[0]) for twin in twins)):
+        if not (value and any(identical(value[0], (reference.trace.at(twin) or value)[0]) for twin in twins)):
             kept.append(endpoint)
     return kept
-
-
-def _equal(first: Tensor, second: Tensor) -> bool:
-    return first.shape == second.shape and bool(torch.equal(first, second))
 
 
 def _special(sides: Sides, measured: Forward) -> list[Finding]:

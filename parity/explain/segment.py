@@ -4,11 +4,11 @@ Between two boundaries that were compared, the reference may call modules that t
 functions. Whether the port computes their values all the same is known (`Forward.witnessed`).
 """
 
-import torch
 from torch import Tensor
 
 from parity.compare.capture import KINDS, Endpoint
 from parity.compare.isolate import LOGITS
+from parity.compare.measure import identical
 from parity.compare.sides import Side, parents
 from parity.compare.stages import Forward
 from parity.records import PROMOTED_NOISE
@@ -32,7 +32,7 @@ def first_unwitnessed(reference: Side, measured: Forward, endpoint: Endpoint) ->
 
 def _same_value(reference: Side, first: Endpoint, second: Endpoint) -> bool:
     ours, theirs = reference.trace.at(first), reference.trace.at(second)
-    return bool(ours and theirs and _equal(ours[0], theirs[0]))
+    return bool(ours and theirs and identical(ours[0], theirs[0]))
 
 
 def _event(reference: Side, endpoint: Endpoint) -> float:
@@ -92,14 +92,10 @@ def _enclosing(reference: Side, endpoint: Endpoint) -> tuple[str, str]:
     for outer in parents(endpoint.module):
         calls = reference.trace.calls.get(outer, ())
         if calls:
-            if not (value and calls[0].inputs and _equal(calls[0].inputs[0], value[0])):
+            if not (value and calls[0].inputs and identical(calls[0].inputs[0], value[0])):
                 break
             entered = outer
     return entered, next((name for name in parents(entered) if name and reference.calls(name)), "")
-
-
-def _equal(first: Tensor, second: Tensor) -> bool:
-    return first.shape == second.shape and bool(torch.equal(first, second))
 
 
 def _is_value(reference: Side, module: str) -> bool:
@@ -115,7 +111,7 @@ def _fresh_inputs(reference: Side, stretch: list[Endpoint]) -> set[Endpoint]:
         value = (reference.trace.at(end) or (None,))[0]
         if value is None:
             continue
-        new = not any(_equal(other, value) for other in values)
+        new = not any(identical(other, value) for other in values)
         if new and (end.kind == "input" or not reference.is_leaf(end.module)):
             fresh.add(end)
         values.append(value)
