@@ -1,7 +1,6 @@
 """Boundaries and what has no counterpart, as records."""
 
-from parity.compare.capture import Endpoint
-from parity.compare.isolate import LOGITS
+from parity.compare.capture import LOGITS, Endpoint
 from parity.compare.sides import Side, parents
 from parity.compare.stages import Forward, Sides
 from parity.compare.wires import by_endpoint
@@ -16,17 +15,12 @@ def boundaries(sides: Sides, measured: Forward) -> tuple[Boundary, ...]:
     """Every wired boundary in the order in which the reference passes it, the logits last."""
     reference = sides.reference
     wires = by_endpoint(measured.wires, "reference")
-    ordered = sorted(wires, key=lambda endpoint: _event(reference, endpoint))
+    ordered = sorted(wires, key=reference.trace.event)
     found = [_boundary(reference, measured, endpoint, wires[endpoint][0].port.module) for endpoint in ordered]
     for module, reason in measured.reasons.items():
         partner = next(pair.port for pair in measured.pairs if pair.reference == module)
         found.append(Boundary("forward", module, module, partner, "output", note=reason))
     return (*found, _logits(reference, measured))
-
-
-def _event(reference: Side, endpoint: Endpoint) -> int:
-    call = reference.trace.calls[endpoint.module][endpoint.number]
-    return call.began if endpoint.kind == "input" else call.ended
 
 
 def _boundary(reference: Side, measured: Forward, endpoint: Endpoint, port: str) -> Boundary:

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from parity.records import Kind
 
-KINDS: tuple[Kind, Kind] = ("input", "output")
+_KINDS: tuple[Kind, Kind] = ("input", "output")
 
 
 class Endpoint(NamedTuple):
@@ -19,6 +19,9 @@ class Endpoint(NamedTuple):
     module: str
     number: int
     kind: Kind
+
+
+LOGITS = Endpoint("", 0, "output")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,23 @@ class Trace:
         """The tensors at an endpoint, None if that call did not happen."""
         calls = self.calls.get(endpoint.module, ())
         return calls[endpoint.number].tensors(endpoint.kind) if endpoint.number < len(calls) else None
+
+    def event(self, endpoint: Endpoint) -> float:
+        """When the run passed an endpoint, in its own count of events; the logits come last."""
+        if endpoint == LOGITS:
+            return float("inf")
+        call = self.calls[endpoint.module][endpoint.number]
+        return call.began if endpoint.kind == "input" else call.ended
+
+    def endpoints(self) -> list[Endpoint]:
+        """Both ends of every call, in the order in which the run passed them."""
+        found = [
+            Endpoint(call.module, call.number, kind)
+            for calls in self.calls.values()
+            for call in calls
+            for kind in _KINDS
+        ]
+        return sorted(found, key=self.event)
 
 
 def settled(trace: Trace) -> Trace:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from parity.compare.capture import Endpoint, Substitute, Trace, run
+from parity.compare.capture import LOGITS, Endpoint, Substitute, Trace, run
 from parity.compare.measure import find_order, relative_error
 from parity.compare.sides import Side
 from parity.compare.wires import Wire, by_endpoint
@@ -22,7 +22,6 @@ from parity.names import template
 from parity.records import PROMOTED_NOISE
 
 Errors = Mapping[Endpoint, float]
-LOGITS = Endpoint("", 0, "output")
 _REORDERINGS = 4  # rounds: a module that is given another order gives another order
 _GROWTH = 4  # boundaries in a row that may be elsewhere: a norm folded into the next weights moves what comes after it
 
@@ -189,13 +188,7 @@ def first_not_finite(trace: Trace) -> Endpoint | None:
 
 
 def _first(trace: Trace, is_bad: Callable[[Tensor], Tensor]) -> Endpoint | None:
-    events = sorted(
-        ((call.began if kind == "input" else call.ended), Endpoint(call.module, call.number, kind), call.tensors(kind))
-        for calls in trace.calls.values()
-        for call in calls
-        for kind in ("input", "output")
-    )
-    for _, endpoint, tensors in events:
-        if any(bool(is_bad(tensor).any()) for tensor in tensors[:1]):
+    for endpoint in trace.endpoints():
+        if any(bool(is_bad(tensor).any()) for tensor in (trace.at(endpoint) or ())[:1]):
             return endpoint
     return LOGITS if bool(is_bad(trace.logits).any()) else None

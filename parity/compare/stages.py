@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from parity.compare import isolate as isolation
 from parity.compare.align import ModulePair, align
-from parity.compare.capture import KINDS, Endpoint, Trace, run, settled
-from parity.compare.isolate import LOGITS, Errors, Isolation
+from parity.compare.capture import LOGITS, Endpoint, Trace, run, settled
+from parity.compare.isolate import Errors, Isolation
 from parity.compare.lineage import Index
 from parity.compare.loading import Loading, audit
 from parity.compare.measure import worst
@@ -59,7 +59,8 @@ class Forward:
 def load(pair: Pair) -> Sides:
     """Build and load both models in promoted float64, run each freely, and audit the load."""
     reference_model, loaded = pairs.promoted(pair)
-    index = Index(_checkpoint(pair))
+    checkpoint = dict(Tensors(pair.checkpoint, promoted=True))
+    index = Index(checkpoint)
     with precision(True):
         reference = settled(run(reference_model, lambda: references.logits(reference_model, pair.input_ids)))
         port = run(loaded.model, _forward(pair, loaded.model))
@@ -77,17 +78,13 @@ def load(pair: Pair) -> Sides:
             port_holdings,
             now,
             loaded.initial,
-            {name: tensor.shape for name, tensor in _checkpoint(pair).items()},
+            {name: tensor.shape for name, tensor in checkpoint.items()},
             loaded.dropped,
             loaded.read,
             lambda tensor: _affected(pair, tensor, now, port.logits),
             began,
         ),
     )
-
-
-def _checkpoint(pair: Pair) -> Mapping[str, Tensor]:
-    return Tensors(pair.checkpoint, promoted=True)
 
 
 def _affected(pair: Pair, tensor: str, now: Mapping[str, Tensor], logits: Tensor) -> set[str]:
@@ -140,13 +137,7 @@ def _witnessed(
     if not isolation.failing(isolated):
         return frozenset()
     wired = {wire.reference for wire in isolated.wires}
-    unwired = [
-        Endpoint(call.module, call.number, kind)
-        for calls in reference.trace.calls.values()
-        for call in calls
-        for kind in KINDS
-        if Endpoint(call.module, call.number, kind) not in wired
-    ]
+    unwired = [endpoint for endpoint in reference.trace.endpoints() if endpoint not in wired]
     watcher = Watcher()
     with watcher:
         isolation.rerun(isolated, reference.trace, port, port_forward)

@@ -1,14 +1,13 @@
 """Findings: what to mend, worded from what was measured, the first one first."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from parity.compare import isolate as isolation
-from parity.compare.capture import Endpoint
-from parity.compare.isolate import LOGITS
+from parity.compare.capture import LOGITS, Endpoint
 from parity.compare.measure import identical
 from parity.compare.sides import Side, parents
 from parity.compare.stages import Forward, Sides
@@ -103,7 +102,7 @@ def forward(sides: Sides, measured: Forward, settled: Sequence[Finding]) -> tupl
     }
     failing = [
         endpoint
-        for endpoint in _in_order(sides.reference, measured.isolated.errors)
+        for endpoint in sorted(measured.isolated.errors, key=sides.reference.trace.event)
         if not measured.isolated.errors[endpoint] <= PROMOTED_NOISE
         and not (endpoint == LOGITS and measured.shape)
         and not explained & {endpoint.module, *parents(endpoint.module)}
@@ -141,18 +140,6 @@ def _wrong_classes(sides: Sides, measured: Forward, failing: Sequence[Endpoint])
 
 def _also(finding: Finding) -> list[str]:
     return [line.removeprefix("also ") for line in finding.evidence if line.startswith("also ")]
-
-
-def _in_order(reference: Side, endpoints: Iterable[Endpoint]) -> list[Endpoint]:
-    """Endpoints in the order in which the reference passes them."""
-
-    def event(endpoint: Endpoint) -> float:
-        if endpoint == LOGITS:
-            return float("inf")
-        call = reference.trace.calls[endpoint.module][endpoint.number]
-        return call.began if endpoint.kind == "input" else call.ended
-
-    return sorted(endpoints, key=event)
 
 
 def _without_twins(reference: Side, failing: Sequence[Endpoint]) -> list[Endpoint]:

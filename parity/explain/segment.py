@@ -6,8 +6,7 @@ functions. Whether the port computes their values all the same is known (`Forwar
 
 from torch import Tensor
 
-from parity.compare.capture import KINDS, Endpoint
-from parity.compare.isolate import LOGITS
+from parity.compare.capture import LOGITS, Endpoint
 from parity.compare.measure import identical
 from parity.compare.sides import Side, parents
 from parity.compare.stages import Forward
@@ -35,13 +34,6 @@ def _same_value(reference: Side, first: Endpoint, second: Endpoint) -> bool:
     return bool(ours and theirs and identical(ours[0], theirs[0]))
 
 
-def _event(reference: Side, endpoint: Endpoint) -> float:
-    if endpoint == LOGITS:
-        return float("inf")
-    call = reference.trace.calls[endpoint.module][endpoint.number]
-    return call.began if endpoint.kind == "input" else call.ended
-
-
 def _stretch(reference: Side, measured: Forward, endpoint: Endpoint) -> list[Endpoint]:
     """Endpoints without a wire that lead to `endpoint`, in the order the reference passes them.
 
@@ -49,7 +41,7 @@ def _stretch(reference: Side, measured: Forward, endpoint: Endpoint) -> list[End
     sines, are left out: ports keep them in forms too different to be recognised.
     """
     place = endpoint.module if endpoint.kind == "output" else _enclosing(reference, endpoint)[1]
-    until = _event(reference, endpoint)
+    until = reference.trace.event(endpoint)
     since = min((call.began for call in reference.trace.calls.get(place, ())), default=0)
     errors = measured.isolated.errors
     settled = {
@@ -61,17 +53,15 @@ def _stretch(reference: Side, measured: Forward, endpoint: Endpoint) -> list[End
         and (not place or end.module.startswith(f"{place}."))
     }
     wired = {wire.reference for wire in measured.wires}
-    found = [
-        Endpoint(call.module, call.number, kind)
-        for calls in reference.trace.calls.values()
-        for call in calls
-        for kind in KINDS
-        if not settled & set(parents(call.module)) and _is_value(reference, call.module)
+    return [
+        end
+        for end in reference.trace.endpoints()
+        if since < reference.trace.event(end) < until
+        and end not in wired
+        and not settled & set(parents(end.module))
+        and _is_value(reference, end.module)
+        and _floats(reference, end)
     ]
-    inside = [
-        end for end in found if end not in wired and since < _event(reference, end) < until and _floats(reference, end)
-    ]
-    return sorted(inside, key=lambda end: _event(reference, end))
 
 
 def _floats(reference: Side, endpoint: Endpoint) -> bool:
