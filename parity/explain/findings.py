@@ -201,22 +201,22 @@ def _count_not_finite(side: Side, endpoint: Endpoint) -> int:
 def _finding(sides: Sides, measured: Forward, endpoint: Endpoint) -> Finding:
     """One own error, attributed to the module that makes it, or to the one around the stretch that does."""
     error = measured.isolated.errors[endpoint]
-    ours, theirs = _blamed(sides, measured, endpoint)
+    inner = first_unwitnessed(sides.reference, measured, endpoint)
+    ours, theirs = _blamed(sides, measured, endpoint, inner)
     evidence = [f"relative error {error:.1e} in promoted float64, with the reference's own values before it"]
     if error < _FLOAT32_ROUNDING:
         evidence.append("as small as float32 rounding: an eps, or a constant or table made in float32 outside torch")
     evidence += _shape_of_error(sides, measured, endpoint)
     return Finding(
-        "forward", "unknown", _title(sides, measured, endpoint, theirs), ours, theirs, evidence=tuple(evidence)
+        "forward", "unknown", _title(sides, measured, endpoint, inner, theirs), ours, theirs, evidence=tuple(evidence)
     )
 
 
-def _blamed(sides: Sides, measured: Forward, endpoint: Endpoint) -> tuple[str, str]:
+def _blamed(sides: Sides, measured: Forward, endpoint: Endpoint, inner: Endpoint | None) -> tuple[str, str]:
     """The reference's and the port's module that a failing boundary speaks against."""
     reference = sides.reference
     partners = {pair.reference: pair.port for pair in measured.pairs if not pair.partial}
     ports = [wire.port.module for wire in measured.wires if wire.reference == endpoint]
-    inner = first_unwitnessed(reference, measured, endpoint)
     if inner is not None:
         ours = inner.module if inner.kind == "output" else around(reference, inner)
         nearest = next((partners[name] for name in (ours, *parents(ours)) if name in partners), "")
@@ -232,9 +232,8 @@ def _blamed(sides: Sides, measured: Forward, endpoint: Endpoint) -> tuple[str, s
     return place, partners.get(place) or _module(ports[0]) or ports[0]
 
 
-def _title(sides: Sides, measured: Forward, endpoint: Endpoint, theirs: str) -> str:
+def _title(sides: Sides, measured: Forward, endpoint: Endpoint, inner: Endpoint | None, theirs: str) -> str:
     """What is wrong, in the port's names for places and the reference's for what they are measured against."""
-    inner = first_unwitnessed(sides.reference, measured, endpoint)
     if inner is not None:
         where = "is given" if inner.kind == "input" else "gives"
         return f"{theirs or 'the port'} computes no such value as {inner.module} {where}"
