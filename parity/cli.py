@@ -60,7 +60,10 @@ def _parity(
         typer.echo(f"parity {__version__}")
         raise typer.Exit
     settings = from_project(Path.cwd(), {name: kind for name, (kind, _) in _SETTINGS.items()})
-    context.default_map = {"check": {_SETTINGS[name][1]: value for name, value in settings.items()}}
+    context.default_map = {
+        "check": {_SETTINGS[name][1]: value for name, value in settings.items()},
+        "source": {name: settings[name] for name in ("config", "reference") if name in settings},
+    }
 
 
 @app.command()
@@ -110,6 +113,36 @@ def check(
         )
     _write(report, form, output, every)
     raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def source(
+    port: Annotated[str, typer.Argument(help="Built-in name, file (port.py, port.py:Namespace) or dotted module.")],
+    module: Annotated[
+        str | None,
+        typer.Argument(help="Module of the reference: its name, {} for numbers, or the end of it; a list without."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(envvar="PARITY_CONFIG", help="config.json to build the reference from.", metavar="FILE"),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(envvar="PARITY_REFERENCE", help="Take config.json from here.", metavar="DIR_OR_HUB_ID"),
+    ] = None,
+) -> None:
+    """Print the reference's code as it runs: inheritance, decorators and registries resolved."""
+    with _progress() as progress:
+        progress("importing torch and transformers")
+        from parity.sources import render
+        from parity.sources import source as run
+
+        listing = run(port, module, config=config, reference=reference, progress=progress)
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for line in render(listing):
+        console.print(line, soft_wrap=True)
 
 
 def _write(report: "Report", form: Format, output: Path | None, every: bool) -> None:

@@ -12,6 +12,7 @@ from parity.compare import stages
 from parity.compare.boundaries import boundaries, unmatched
 from parity.errors import ParityError
 from parity.explain import findings
+from parity.explain.explanation import explain
 from parity.pair import pair as pairs
 from parity.pair import reference as references
 from parity.records import STAGES, Report, Stage, StageVerdict, Versions
@@ -70,7 +71,8 @@ def check(
 
         progress("explaining")
         found_weights = findings.weights(sides, measured) if "weights" in wanted else ()
-        found_forward = findings.forward(sides, measured, found_weights) if "forward" in wanted else ()
+        located = findings.forward(sides, measured, found_weights) if "forward" in wanted else ()
+        found_forward = explain(pair, sides, measured, located) if located else ()
         places = boundaries(sides, measured) if "forward" in wanted else ()
         failed = bool(found_forward) or any(place.verdict == "diff" for place in places)
         outcomes: dict[str, tuple[StageVerdict, str, float]] = {

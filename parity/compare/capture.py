@@ -1,9 +1,9 @@
 """Capture: what goes into and comes out of every module call, and handing on other values in its place."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -83,6 +83,17 @@ def settled(trace: Trace) -> Trace:
     return Trace({name: _by_label(calls) for name, calls in trace.calls.items()}, trace.logits)
 
 
+def renumbered(trace: Trace) -> dict[tuple[str, int], int]:
+    """The numbers that `settled` gives to calls that it puts in another order: module and number -> new number."""
+    found = {}
+    for name, calls in trace.calls.items():
+        after = {call.label: call.number for call in _by_label(calls)}
+        if len(after) == len(calls):
+            moved = {call.number: after[call.label] for call in calls if after[call.label] != call.number}
+            found |= {(name, old): new for old, new in moved.items()}
+    return found
+
+
 def _by_label(calls: tuple[Call, ...]) -> tuple[Call, ...]:
     labels = {call.label for call in calls}
     if len(calls) == 1 or len(labels) < len(calls) or "" in labels:
@@ -97,11 +108,25 @@ def _by_label(calls: tuple[Call, ...]) -> tuple[Call, ...]:
 Substitute = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
 
 
+class Observer(Protocol):
+    """Somebody who is told as a run goes into and out of modules, with the very tensors."""
+
+    def enter(self, module: str, number: int) -> None:
+        """A module begins."""
+
+    def leave(self) -> None:
+        """The module that began last ends."""
+
+    def passed(self, endpoint: Endpoint, tensors: Sequence[Tensor]) -> None:
+        """The run passes an endpoint with these tensors, before they are substituted."""
+
+
 class _Recorder:
     """Hooks of one run. Inner calls end before outer ones, so open calls form a stack."""
 
-    def __init__(self, substitutes: Mapping[Endpoint, Substitute]):
+    def __init__(self, substitutes: Mapping[Endpoint, Substitute], observer: Observer | None):
         self.substitutes = substitutes
+        self.observer = observer
         self.calls: dict[str, list[Call]] = {}
         self._open: list[tuple[str, int, int, tuple[Tensor, ...], str]] = []
         self._counts: dict[str, int] = {}
@@ -119,6 +144,9 @@ class _Recorder:
         taken = () if main is None else (_copy(leaves[main]),)
         label = next((leaf for leaf in leaves if isinstance(leaf, str)), "")
         self._open.append((name, number, self._tick(), taken, label))
+        if self.observer is not None:
+            self.observer.passed(Endpoint(name, number, "input"), () if main is None else (leaves[main],))
+            self.observer.enter(name, number)
         substitute = self.substitutes.get(Endpoint(name, number, "input"))
         if substitute is None or main is None:
             return None
@@ -133,6 +161,9 @@ class _Recorder:
         given = tuple(_copy(leaves[place]) for place in places)
         call = Call(name, number, label, began, self._tick(), taken, given)
         self.calls.setdefault(name, []).append(call)
+        if self.observer is not None:
+            self.observer.leave()
+            self.observer.passed(Endpoint(name, number, "output"), [leaves[place] for place in places])
         substitute = self.substitutes.get(Endpoint(name, number, "output"))
         if substitute is None or not places:
             return None
@@ -142,7 +173,10 @@ class _Recorder:
 
 
 def run(
-    model: nn.Module, forward: Callable[[], Tensor], substitutes: Mapping[Endpoint, Substitute] | None = None
+    model: nn.Module,
+    forward: Callable[[], Tensor],
+    substitutes: Mapping[Endpoint, Substitute] | None = None,
+    observer: Observer | None = None,
 ) -> Trace:
     """Run `forward`, recording every call of every submodule of `model`.
 
@@ -151,8 +185,9 @@ def run(
         forward: returns the logits.
         substitutes: per endpoint, a function from the model's own tensors there to those it goes on with. The trace
             keeps the model's own.
+        observer: is told of every module's begin and end.
     """
-    recorder = _Recorder(substitutes or {})
+    recorder = _Recorder(substitutes or {}, observer)
     with _hooks(model, recorder):
         logits = forward()
     calls = {name: tuple(sorted(found, key=lambda call: call.number)) for name, found in recorder.calls.items()}

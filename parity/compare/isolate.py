@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from parity.compare.capture import LOGITS, Endpoint, Substitute, Trace, run
+from parity.compare.capture import LOGITS, Endpoint, Observer, Substitute, Trace, run
 from parity.compare.measure import find_order, relative_error
 from parity.compare.sides import Side
 from parity.compare.wires import Wire, by_endpoint
@@ -124,10 +124,16 @@ def _reordered(wire: Wire, found: Errors, trace: Trace, reference: Trace) -> Wir
     return wire if order is None else replace(wire, layout=replace(wire.layout, order=order))
 
 
-def rerun(isolated: Isolation, reference: Trace, port: Side, forward: Callable[[], Tensor]) -> None:
+def rerun(
+    isolated: Isolation,
+    reference: Trace,
+    model: nn.Module,
+    forward: Callable[[], Tensor],
+    observer: Observer | None = None,
+) -> Trace:
     """Run the port once more in isolation, with the boundaries that were settled, for somebody who watches."""
     handing = [wire for wire in isolated.wires if wire.reference not in isolated.elsewhere]
-    run(port.model, forward, _substitutes(handing, reference))
+    return run(model, forward, _substitutes(handing, reference), observer)
 
 
 def vouched_for(isolated: Isolation, total: Errors) -> Isolation:

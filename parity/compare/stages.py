@@ -140,7 +140,7 @@ def _witnessed(
     unwired = [endpoint for endpoint in reference.trace.endpoints() if endpoint not in wired]
     watcher = Watcher()
     with watcher:
-        isolation.rerun(isolated, reference.trace, port, port_forward)
+        isolation.rerun(isolated, reference.trace, port.model, port_forward)
     return witnessed(watcher, reference.trace, unwired)
 
 

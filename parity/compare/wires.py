@@ -34,7 +34,10 @@ class Wire:
         ours, theirs = reference.at(self.reference), port.at(self.port)
         if ours is None or theirs is None or len(ours) <= self.reference_part or len(theirs) <= self.port_part:
             return None
-        expected, own = ours[self.reference_part], theirs[self.port_part]
+        return self.laid(theirs[self.port_part], ours[self.reference_part])
+
+    def laid(self, own: Tensor, expected: Tensor) -> tuple[Tensor, Tensor] | None:
+        """A port's and a reference's tensor, laid over each other; None if they do not fit."""
         shape = self._shape(expected, own)
         if not self.layout.broadcast and own.numel() != shape.numel():
             return None

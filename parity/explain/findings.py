@@ -1,7 +1,7 @@
 """Findings: what to mend, worded from what was measured, the first one first."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -94,7 +94,15 @@ def _module(parameter: str) -> str:
     return parameter.rpartition(".")[0]
 
 
-def forward(sides: Sides, measured: Forward, settled: Sequence[Finding]) -> tuple[Finding, ...]:
+@dataclass(frozen=True)
+class Located:
+    """A finding, and the places of the reference at which the port is wrong by itself; the first one first."""
+
+    finding: Finding
+    endpoints: tuple[Endpoint, ...] = ()
+
+
+def forward(sides: Sides, measured: Forward, settled: Sequence[Finding]) -> tuple[Located, ...]:
     """Findings of the forward stage, in the order data flows; those that `settled` already explains are left out."""
     special = _special(sides, measured)
     explained = {finding.reference_module for finding in settled} | {
@@ -108,14 +116,20 @@ def forward(sides: Sides, measured: Forward, settled: Sequence[Finding]) -> tupl
         and not explained & {endpoint.module, *parents(endpoint.module)}
     ]
     shared = _wrong_classes(sides, measured, failing)
-    places: dict[str, list[Finding]] = {}
+    places: dict[str, list[tuple[Finding, Endpoint]]] = {}
     for endpoint in _without_twins(sides.reference, failing):
         finding = _finding(sides, measured, endpoint)
         if endpoint in shared:
             finding = replace(finding, title=shared[endpoint])
         place = shared.get(endpoint) or f"{template(endpoint.module)} {endpoint.kind}"
-        places.setdefault(place, []).append(finding)
-    return (*special, *(_merged(group) for group in places.values()))
+        places.setdefault(place, []).append((finding, endpoint))
+    return (
+        *map(Located, special),
+        *(
+            Located(_merged([finding for finding, _ in group]), tuple(endpoint for _, endpoint in group))
+            for group in places.values()
+        ),
+    )
 
 
 def _wrong_classes(sides: Sides, measured: Forward, failing: Sequence[Endpoint]) -> dict[Endpoint, str]:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -22,6 +23,7 @@ from parity.pair.small_config import probe_length, shrink
 from parity.pair.weights import Tensors, randomise
 
 FIXTURES = "parity_fixtures"
+Watch = AbstractContextManager[object] | None
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,7 @@ def make(target: object, config: Path | None, reference: str | None, small: bool
         ParityError: any bad input on the way.
     """
     port = ports.resolve(target)
-    source, raw = _read_config(port, config, reference)
-    language_model = references.text_part(raw)
-    notes = [] if language_model is raw else [f"text part of {source} compared, the rest is not covered"]
-    described = references.describe(language_model)
-    _check_model_type(port, described.model_type)
+    described, notes = find_reference(port, config, reference)
     both = port, ports.resolve(target, promoted=True)
     if not small:
         return _on(both, described, probe_length(described.settings), seed, directory, notes)
@@ -78,13 +76,31 @@ def make(target: object, config: Path | None, reference: str | None, small: bool
     return _on(both, replace(described, config=faithful.config), faithful.tokens, seed, directory, notes)
 
 
-def promoted(pair: Pair) -> tuple[nn.Module, LoadedPort]:
-    """Both models built in promoted float64, with the same weights."""
-    model = references.build(pair.reference, promoted=True)
+def find_reference(port: Port, config: Path | None, reference: str | None) -> tuple[Reference, list[str]]:
+    """The reference on the config that a check of `port` uses before shrinking it, and what of it is not covered.
+
+    Args:
+        port: the port, resolved.
+        config: a config.json; else that of `reference`, else the built-in one of the port's first model type.
+        reference: a directory or Hub id whose config.json is used.
+
+    Raises:
+        ParityError: no such config, not one that the reference accepts, or not of a model type of the port's.
+    """
+    source, raw = _read_config(port, config, reference)
+    language_model = references.text_part(raw)
+    notes = [] if language_model is raw else [f"text part of {source} compared, the rest is not covered"]
+    described = references.describe(language_model)
+    _check_model_type(port, described.model_type)
+    return described, notes
+
+
+def promoted(pair: Pair, watches: tuple[Watch, Watch] = (None, None)) -> tuple[nn.Module, LoadedPort]:
+    """Both models built in promoted float64, with the same weights; each with somebody who watches, if wanted."""
+    model = references.build(pair.reference, True, watches[0])
     model.load_state_dict(pair.reference_model.state_dict())
-    return model, ports.build(
-        pair.promoted_port, pair.reference.config, Tensors(pair.checkpoint, True), True, pair.seed
-    )
+    tensors = Tensors(pair.checkpoint, True)
+    return model, ports.build(pair.promoted_port, pair.reference.config, tensors, True, pair.seed, watches[1])
 
 
 def perturbed(pair: Pair, tensor: str) -> LoadedPort:

@@ -211,14 +211,21 @@ class LoadedPort:
     dropped: frozenset[str]
 
 
-def build(port: Port, config: Mapping[str, Any], tensors: Tensors, promoted: bool, seed: int) -> LoadedPort:
-    """Build the port's model on `config` and load `tensors` into it.
+def build(
+    port: Port,
+    config: Mapping[str, Any],
+    tensors: Tensors,
+    promoted: bool,
+    seed: int,
+    watch: contextlib.AbstractContextManager[object] | None = None,
+) -> LoadedPort:
+    """Build the port's model on `config` and load `tensors` into it; `watch` is entered meanwhile.
 
     Raises:
         ParityError: `Config.from_hf`, `Model` or the loader raised, or the loader asked for a missing tensor.
     """
     torch.manual_seed(seed)
-    with precision(promoted), _quiet():
+    with precision(promoted, watch), _quiet():
         try:
             own_config = port.make_config(dict(config))
         except ValueError as error:

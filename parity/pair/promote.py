@@ -6,7 +6,7 @@ tolerance. `model.double()` alone is not enough: norms, rope and softmax cast to
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -59,18 +59,20 @@ class _Promotion(TorchFunctionMode):
 
 
 @contextmanager
-def precision(promoted: bool) -> Iterator[None]:
+def precision(promoted: bool, watch: AbstractContextManager[object] | None = None) -> Iterator[None]:
     """Build and run models inside this: in promoted float64, or plainly in float32.
 
-    numpy's name for float32 stands for float64 meanwhile, because tables computed with it are casts too.
+    numpy's name for float32 stands for float64 meanwhile, because tables computed with it are casts too. `watch` is
+    entered inside, where it sees what the author's code calls and what comes out of it after promotion.
     """
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64 if promoted else torch.float32)
     try:
         if promoted:
-            with _Promotion(), mock.patch.object(numpy, "float32", numpy.float64):
+            with _Promotion(), mock.patch.object(numpy, "float32", numpy.float64), watch or nullcontext():
                 yield
         else:
-            yield
+            with watch or nullcontext():
+                yield
     finally:
         torch.set_default_dtype(default)

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -70,10 +71,11 @@ def describe(config: Mapping[str, Any]) -> Reference:
     return Reference(model_type, class_name, dict(config), _config_object(reference).to_dict())
 
 
-def build(reference: Reference, promoted: bool) -> nn.Module:
+def build(reference: Reference, promoted: bool, watch: AbstractContextManager[object] | None = None) -> nn.Module:
     """The reference model in eval mode, its parameters as its own initialiser leaves them.
 
-    Eager attention and eager experts: the first shows its mask, the second runs in float64.
+    Eager attention and eager experts: the first shows its mask, the second runs in float64. `watch` is entered while
+    the class is being built.
 
     Raises:
         ParityError: the class rejects the config.
@@ -81,7 +83,7 @@ def build(reference: Reference, promoted: bool) -> nn.Module:
     config = _config_object(reference)
     model_class = getattr(transformers, reference.class_name)
     try:
-        with precision(promoted):
+        with precision(promoted, watch):
             model: nn.Module = model_class(config)
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
         raise ConfigRejected(

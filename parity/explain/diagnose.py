@@ -1,0 +1,356 @@
+"""The reason: the change to the reference under which it gives what the port gives.
+
+Mutations are tried on the guilty segment alone, with everything before it as the reference has it, so that several
+faults are told apart. One that gives the port's value is an explanation; where none does, those that give values which
+the port computes on the way are, one after the other.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from parity.compare import isolate as isolation
+from parity.compare.capture import LOGITS, Endpoint
+from parity.compare.measure import relative_error
+from parity.compare.stages import Forward, Sides
+from parity.compare.wires import Wire
+from parity.explain.locate import Suspicion, Values
+from parity.explain.match import Key, key_of, mask_of, same
+from parity.explain.mutations import Context, Mutation, joined, lifted, propose, together
+from parity.explain.record import Tapes
+from parity.explain.trace import Pins, Playing, Ref, backward, play, uses
+from parity.names import template
+from parity.pair.promote import precision
+from parity.records import Explanation
+
+REPRODUCED = 1e-10  # residual from which on a mutation counts as the cause
+_MOST_STEPS = 170  # operations of the reference that are tried; a segment between two modules has far fewer
+_MOST_FAULTS = 3
+_PAIRED = 24
+_LIFTED = 6
+_TOLD = 3
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong: the mutations that stand for it, the likeliest first.
+
+    residual: how far the reference is from the port with the first of them, and with those of all faults before it.
+    explained: the port's values that only the mutated reference has, in the order they were made. bare: those that equal
+    what the mutated operations themselves give.
+    """
+
+    mutations: tuple[Mutation, ...]
+    residual: float
+    explained: tuple[Ref, ...]
+    bare: tuple[Ref, ...] = ()
+
+    @property
+    def first(self) -> Mutation:
+        """The likeliest."""
+        return self.mutations[0]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is known of one wrong value: who is suspected, and what explains it, one entry per fault."""
+
+    suspicion: Suspicion
+    faults: tuple[Fault, ...] = ()
+    solved: bool = False
+
+
+@dataclass(frozen=True)
+class Room:
+    """Everything that a diagnosis needs, made once."""
+
+    sides: Sides
+    measured: Forward
+    tapes: Tapes
+    context: Context
+    pins: Pins
+
+    @classmethod
+    def of(cls, sides: Sides, measured: Forward, tapes: Tapes, context: Context) -> "Room":
+        """The room of one check."""
+        return cls(sides, measured, tapes, context, pins(tapes, measured))
+
+    @cached_property
+    def port_users(self) -> dict[Ref, list[int]]:
+        """The port's steps that take each value."""
+        return uses(self.tapes.port)
+
+    def wires(self, endpoint: Endpoint) -> list[Wire]:
+        """The wires that end at one place of the reference."""
+        return [wire for wire in self.measured.wires if wire.reference == endpoint]
+
+    def port_refs(self, endpoint: Endpoint) -> list[Ref]:
+        """The port's values there."""
+        if endpoint == LOGITS:
+            return [self.tapes.port.logits] if self.tapes.port.logits else []
+        found = [self.tapes.port.at(wire.port, wire.port_part) for wire in self.wires(endpoint)]
+        return [ref for ref in dict.fromkeys(found) if ref is not None]
+
+    def targets(self, endpoint: Endpoint) -> list[Ref]:
+        """The reference's values there."""
+        if endpoint == LOGITS:
+            return [self.tapes.reference.logits] if self.tapes.reference.logits else []
+        found = [self.tapes.reference.at(endpoint, wire.reference_part) for wire in self.wires(endpoint)]
+        return [ref for ref in dict.fromkeys(found) if ref is not None]
+
+    def residual(self, endpoint: Endpoint, playing: Playing) -> float:
+        """How far the port's values at a place are from those that a changed reference has there."""
+        if endpoint == LOGITS:
+            assert self.tapes.reference.logits is not None
+            value = playing.own(self.tapes.reference.logits)
+            return isolation.logits_error(self.measured.isolated.trace.logits, value)
+        worst = 0.0
+        for wire in self.wires(endpoint):
+            own = self.measured.isolated.trace.at(wire.port)
+            ref = self.tapes.reference.at(endpoint, wire.reference_part)
+            laid = None if own is None or ref is None else wire.laid(own[wire.port_part], playing.own(ref))
+            if laid is None or laid[0].shape != laid[1].shape:
+                return float("inf")
+            error = relative_error(*laid)
+            worst = max(worst, error) if error == error else float("inf")  # noqa: PLR0124 (NaN)
+        return worst
+
+    def play(self, mutations: Sequence[Mutation], until: int) -> Playing | None:
+        """Play the reference with mutations; None if they do not fit the shapes here, or change nothing."""
+        try:
+            playing = play(self.tapes.reference, together(mutations).edits, self.context.users, self.pins, until)
+        except Exception:
+            return None
+        return playing if playing.changed else None
+
+
+def pins(tapes: Tapes, measured: Forward) -> Pins:
+    """What the port was handed at each boundary is handed on in the reference too."""
+    everywhere: set[Ref] = set()
+    inside: dict[Ref, set[tuple[str, int]]] = {}
+    for wire in measured.wires:
+        ref = tapes.reference.at(wire.reference, wire.reference_part)
+        if ref is None or wire.reference in measured.isolated.elsewhere:
+            continue
+        if wire.reference.kind == "output":
+            everywhere.add(ref)
+        else:
+            inside.setdefault(ref, set()).add((wire.reference.module, wire.reference.number))
+    return Pins(frozenset(everywhere), {ref: frozenset(calls) for ref, calls in inside.items()})
+
+
+@torch.no_grad()
+def diagnose(room: Room, endpoint: Endpoint, values: Values) -> Diagnosis:
+    """Explain the port's value at one place of the reference.
+
+    Args:
+        room: of this check.
+        endpoint: where the port is wrong by itself.
+        values: the port's values against those of the reference.
+    """
+    suspicion = values.suspicion(room.port_refs(endpoint))
+    first = suspicion
+    faults: list[Fault] = []
+    solved = False
+    with precision(True):
+        for _ in range(_MOST_FAULTS):
+            base = [fault.first for fault in faults]
+            steps = _segment(room, endpoint, base)
+            fault = _fault(room, endpoint, steps, base, _Wanted.of(room, suspicion.unexplained))
+            if fault is None:
+                break
+            faults.append(fault)
+            if fault.residual <= REPRODUCED:
+                solved = True
+                break
+            playing = room.play([each.first for each in faults], _until(room, endpoint))
+            values = Values.of(room.tapes, playing.changed if playing else {})
+            suspicion = values.suspicion(room.port_refs(endpoint))
+        if not faults and (fault := _meant_for(room, endpoint, values)) is not None:
+            faults, solved = [fault], True
+        if not faults:
+            faults = list(_pairs(room, endpoint, _segment(room, endpoint, [])))
+            solved = bool(faults)
+    return Diagnosis(first, tuple(faults), solved)
+
+
+def _meant_for(room: Room, endpoint: Endpoint, values: Values) -> Fault | None:
+    """Where the port has a value that the reference has at another place."""
+    targets, own = room.targets(endpoint), room.port_refs(endpoint)
+    if len(targets) != 1 or not own:
+        return None
+    found = values.index.find(room.tapes.port.value(own[0]))
+    if found is None or found[1] != "same" or found[0] == targets[0]:
+        return None
+    other, target = found[0], room.tapes.reference.steps[targets[0].step]
+    what, verb = room.context.name_of(other), "were given" if endpoint.kind == "input" else "gave"
+    mutation = Mutation(
+        "residual-topology",
+        f"{template(endpoint.module)} {endpoint.kind} <- {template(what)}",
+        f"behaves as if {endpoint.module} {verb} {what}",
+        {target.number: lambda playing, step: (playing.tape.value(other).reshape(step.values[0].shape),)},
+        target.number,
+    )
+    playing = room.play([mutation], target.number)
+    if playing is None or not (residual := room.residual(endpoint, playing)) <= REPRODUCED:
+        return None
+    return Fault((mutation,), residual, ())
+
+
+def _until(room: Room, endpoint: Endpoint) -> int:
+    return max((ref.step for ref in room.targets(endpoint)), default=0)
+
+
+def _segment(room: Room, endpoint: Endpoint, base: Sequence[Mutation]) -> list[int]:
+    """The steps that the wrong value can come from, in order; of a whole model, those where the port leaves it."""
+    tape = room.tapes.reference
+    refs = backward(tape, room.targets(endpoint), room.pins.hold)
+    steps = sorted({ref.step for ref in refs if tape.steps[ref.step].function is not None})
+    if len(steps) <= _MOST_STEPS:
+        return steps
+    playing = room.play(base, _until(room, endpoint)) if base else None
+    port = Values.between(tape, room.tapes.port, playing.changed if playing else {})
+    missing = [number for number in steps if not all(port.relation(ref) == "same" for ref in tape.steps[number].refs)]
+    if not missing:
+        return steps[-_MOST_STEPS:]
+    chosen = missing[: _MOST_STEPS // 2]
+    taken = {ref.step for number in chosen for ref in tape.steps[number].inputs}
+    return sorted({*chosen, *(number for number in taken if tape.steps[number].function is not None)})
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Values of the port that nothing accounts for yet, to be looked up by values of a changed reference."""
+
+    tables: Mapping[int, list[tuple[Key, Ref]]]
+    masks: list[tuple[Tensor, Ref]]
+    whole: Mapping[int, list[Ref]]
+    room: Room
+
+    @classmethod
+    def of(cls, room: Room, refs: Iterable[Ref]) -> "_Wanted":
+        tables: dict[int, list[tuple[Key, Ref]]] = {}
+        masks: list[tuple[Tensor, Ref]] = []
+        whole: dict[int, list[Ref]] = {}
+        for ref in refs:
+            value = room.tapes.port.value(ref)
+            mask = mask_of(value)
+            key = key_of(value)
+            if mask is not None:
+                masks.append((mask, ref))
+            elif key is not None:
+                tables.setdefault(key.size, []).append((key, ref))
+            elif not value.is_floating_point():
+                whole.setdefault(value.numel(), []).append(ref)
+        return cls(tables, masks, whole, room)
+
+    def found(self, changed: Mapping[Ref, Tensor]) -> tuple[Ref, ...]:
+        """Those that are among the changed values."""
+        found: set[Ref] = set()
+        for value in changed.values():
+            if value.dtype == torch.bool or (value.ndim > 2 and value.shape[-1] == value.shape[-2] and self.masks):
+                mask = mask_of(value)
+                if mask is not None:
+                    found |= {ref for other, ref in self.masks if _same_mask(mask, other)}
+                    continue
+            if value.numel() in self.tables:
+                key = key_of(value)
+                near = [ref for other, ref in self.tables[value.numel()] if key is not None and key.near(other)]
+                found |= {ref for ref in near if same(self.room.tapes.port.value(ref), value)}
+            elif value.numel() in self.whole and not value.is_floating_point():
+                found |= {ref for ref in self.whole[value.numel()] if same(self.room.tapes.port.value(ref), value)}
+        return tuple(sorted(found))
+
+
+def _same_mask(first: Tensor, second: Tensor) -> bool:
+    return first.shape[-2:] == second.shape[-2:] and bool((first == second).all())
+
+
+def _fault(
+    room: Room, endpoint: Endpoint, steps: Sequence[int], base: Sequence[Mutation], wanted: _Wanted
+) -> Fault | None:
+    """The mutations that, on top of `base`, reproduce the port; else those that account for most of its values."""
+    proposals = joined(room.context, list(propose(room.context, steps)))
+    until = _until(room, endpoint)
+    for tier in _tiers(proposals):
+        hits = []
+        for mutation in tier:
+            playing = room.play([*base, mutation], until)
+            if playing is not None and room.residual(endpoint, playing) <= REPRODUCED:
+                hits.append((mutation, playing))
+        if hits:
+            return _told(room, endpoint, hits)
+    best: list[tuple[Mutation, Playing]] = []
+    most = 0
+    for mutation in proposals:
+        playing = room.play([*base, mutation], until)
+        count = len(wanted.found(playing.changed)) if playing is not None else 0
+        if playing is not None and count > most:
+            most, best = count, []
+        if playing is not None and count == most > 0:
+            best.append((mutation, playing))
+    return _told(room, endpoint, _in_other_layers(room, endpoint, best, base, wanted)) if best else None
+
+
+def _told(room: Room, endpoint: Endpoint, found: Sequence[tuple[Mutation, Playing]]) -> Fault:
+    ranked = sorted(found, key=lambda each: each[0].weight)
+    playing = ranked[0][1]
+    made_of = _Wanted.of(room, backward(room.tapes.port, room.port_refs(endpoint), lambda ref, _: False))
+    explained = made_of.found(playing.changed)
+    sites = {ref: value for ref, value in playing.changed.items() if ref.step in ranked[0][0].edits}
+    mutations = tuple(dict((each.text, each) for each, _ in reversed(ranked)).values())[::-1]
+    return Fault(mutations, room.residual(endpoint, playing), explained, made_of.found(sites))
+
+
+def _tiers(proposals: Sequence[Mutation]) -> list[list[Mutation]]:
+    """The likelier slips first; the others are tried only if none of these is it."""
+    likely = [mutation for mutation in proposals if mutation.weight <= 1.0]
+    return [likely, [mutation for mutation in proposals if mutation.weight > 1.0]]
+
+
+def _in_other_layers(
+    room: Room,
+    endpoint: Endpoint,
+    found: Sequence[tuple[Mutation, Playing]],
+    base: Sequence[Mutation],
+    wanted: _Wanted,
+) -> list[tuple[Mutation, Playing]]:
+    """Where a stretch holds several layers, what is wrong in one is likely wrong in all, or in all of its kind."""
+    until = _until(room, endpoint)
+    ranked = sorted(found, key=lambda each: each[0].weight)[:_LIFTED]
+    choices = [each for mutation, _ in ranked for each in lifted(room.context, mutation)] or [
+        each for each, _ in ranked
+    ]
+    tried = [(mutation, room.play([*base, mutation], until)) for mutation in choices]
+    fitting = [(mutation, playing) for mutation, playing in tried if playing is not None]
+    scores = [
+        (room.residual(endpoint, playing) <= REPRODUCED, len(wanted.found(playing.changed))) for _, playing in fitting
+    ]
+    best = max(scores)
+    return [each for each, score in zip(fitting, scores, strict=True) if score == best]
+
+
+def _pairs(room: Room, endpoint: Endpoint, steps: Sequence[int]) -> tuple[Fault, ...]:
+    """Two mutations at once, of those that by themselves come nearest to the port."""
+    proposals = joined(room.context, list(propose(room.context, steps)))
+    until = _until(room, endpoint)
+    played = [(mutation, room.play([mutation], until)) for mutation in proposals]
+    ranked = sorted(
+        ((room.residual(endpoint, playing), place) for place, (_, playing) in enumerate(played) if playing is not None)
+    )
+    nearest = [played[place][0] for _, place in ranked[:_PAIRED]]
+    for place, first in enumerate(nearest):
+        for second in nearest[place + 1 :]:
+            playing = room.play([first, second], until)
+            residual = float("inf") if playing is None else room.residual(endpoint, playing)
+            if residual <= REPRODUCED:
+                return Fault((first,), residual, ()), Fault((second,), residual, ())
+    return ()
+
+
+def explanations(fault: Fault, residual: float) -> tuple[Explanation, ...]:
+    """What is told of the mutations that stand for a fault."""
+    return tuple(Explanation(each.cause, each.name, residual, each.text) for each in fault.mutations[:_TOLD])

@@ -1,0 +1,132 @@
+"""Mutations of whole module calls: left out, made twice, given another input or another module's weights."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from parity.explain.edit_operations import ACTIVATIONS
+from parity.explain.mutations import Context, Mutation, Region, again
+from parity.explain.roles import Role
+from parity.explain.trace import Playing, Ref, Step
+from parity.names import numbers, template
+
+_MOST_INPUTS = 10
+
+
+def propose(context: Context, call: tuple[str, int], region: Region) -> Iterator[Mutation]:
+    """Everything that can go wrong with one call of a module that gives one value."""
+    if len(region.outputs) != 1:
+        return
+    output = region.outputs[0]
+    result = context.tape.value(output)
+    values = [ref for ref in region.inputs if context.producer(ref).label == ""]
+    main = [ref for ref in values if context.tape.value(ref).shape == result.shape]
+    last = context.tape.steps[output.step]
+    role = context.place(last).role
+    if len(main) == 1 and len(values) == 1 and result.is_floating_point():
+        yield _dropped(context, call[0], main[0], output, role)
+        yield _twice(context, call[0], region, main[0], output, role)
+        if role == Role.activation:
+            yield from _other_activations(main[0], output)
+        yield from _other_inputs(context, call[0], region, main[0], output)
+    yield from _other_weights(context, call[0], region, output)
+
+
+def _here(change: Callable[[Playing, Step], Tensor]) -> Callable[[Playing, Step], tuple[Tensor, ...]]:
+    def edit(playing: Playing, step: Step) -> tuple[Tensor, ...]:
+        return (change(playing, step),)
+
+    return edit
+
+
+def _dropped(context: Context, module: str, given: Ref, output: Ref, role: Role) -> Mutation:
+    last = module.rpartition(".")[2]
+    cause = {
+        Role.final_norm: "final-norm", Role.qk_norm: "qknorm-missing-or-width", Role.activation: "activation",
+        Role.norm: "residual-topology", Role.mlp: "residual-topology", Role.attention: "residual-topology",
+    }.get(role, "layer-wiring")  # fmt: skip
+    last = "q/k norm" if role == Role.qk_norm else last
+    edit = _here(lambda playing, step: playing.value(given, step))
+    name, text = f"{last} left out", f"behaves as if {last} were left out"
+    return Mutation(cause, name, text, {output.step: edit}, output.step, 0.95, omits=True)
+
+
+def _twice(context: Context, module: str, region: Region, given: Ref, output: Ref, role: Role) -> Mutation:
+    last = module.rpartition(".")[2]
+
+    def change(playing: Playing, step: Step) -> Tensor:
+        once = again(playing, context, region, {given: playing.value(given, step)}, output)
+        return again(playing, context, region, {given: once}, output)
+
+    cause = {Role.qk_norm: "qknorm-missing-or-width", Role.activation: "activation"}.get(role, "residual-topology")
+    text = f"behaves as if {last} were applied twice"
+    return Mutation(cause, f"{last} twice", text, {output.step: _here(change)}, output.step, 1.1)
+
+
+def _other_activations(given: Ref, output: Ref) -> Iterator[Mutation]:
+    for name, function in ACTIVATIONS.items():
+
+        def change(playing: Playing, step: Step, function: Callable[[Tensor], Tensor] = function) -> Tensor:
+            return function(playing.value(given, step))
+
+        text = f"behaves as if the activation were {name}"
+        yield Mutation("activation", f"activation -> {name}", text, {output.step: _here(change)}, output.step)
+
+
+def _other_inputs(context: Context, module: str, region: Region, given: Ref, output: Ref) -> Iterator[Mutation]:
+    """The module given what other modules near it took or gave."""
+    outer = module.rpartition(".")[0]
+    wanted = context.tape.value(given)
+    near: dict[Ref, str] = {}
+    for endpoint, refs in context.tape.marks.items():
+        beside = endpoint.module.rpartition(".")[0] == outer or endpoint.module == outer
+        for ref in refs:
+            if ref is None or not beside or ref == given or ref.step >= output.step:
+                continue
+            value = context.tape.value(ref)
+            if value.shape == wanted.shape and value.dtype == wanted.dtype:
+                near.setdefault(ref, f"the {endpoint.kind} of {endpoint.module}")
+    last = module.rpartition(".")[2]
+    for ref, what in sorted(near.items(), key=lambda item: -item[0].step)[:_MOST_INPUTS]:
+
+        def change(playing: Playing, step: Step, ref: Ref = ref) -> Tensor:
+            return again(playing, context, region, {given: playing.value(ref, step)}, output)
+
+        name = f"{last} <- {template(what)}"
+        text = f"behaves as if {last} were given {what}"
+        yield Mutation("residual-topology", name, text, {output.step: _here(change)}, output.step, 1.15)
+
+
+def _other_weights(context: Context, module: str, region: Region, output: Ref) -> Iterator[Mutation]:
+    """The module with the weights of its twin in the next or last layer, or of a sibling."""
+    own = [ref for ref in region.inputs if context.producer(ref).label]
+    own += [Ref(n) for n in region.steps if context.tape.steps[n].function is None and context.tape.steps[n].label]
+    if not 1 <= len(own) <= 2:
+        return
+    labels = {step.label: step for step in context.tape.steps if step.label}
+    for ref in own[:1]:
+        step = context.tape.steps[ref.step]
+        for label, other in labels.items():
+            if label == step.label or other.values[0].shape != step.values[0].shape:
+                continue
+            if not _near(step.label, label):
+                continue
+            edit = _here(lambda playing, _, other=other: other.values[0])
+            name = f"{template(step.label)} <- {template(label)}{_distance(step.label, label)}"
+            text = f"behaves as if {step.label} were {label}"
+            yield Mutation("weights-misplaced", name, text, {ref.step: edit}, output.step, 1.1)
+
+
+def _near(first: str, second: str) -> bool:
+    ours, theirs = numbers(first), numbers(second)
+    if template(first) == template(second):
+        return sum(abs(a - b) for a, b in zip(ours, theirs, strict=True)) == 1
+    return ours == theirs
+
+
+def _distance(first: str, second: str) -> str:
+    ours, theirs = numbers(first), numbers(second)
+    if len(ours) != len(theirs):
+        return ""
+    return "".join(f"{b - a:+d}" for a, b in zip(ours, theirs, strict=True) if a != b)

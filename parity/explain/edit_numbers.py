@@ -1,0 +1,168 @@
+"""Mutations of numbers: constants in the reference's operations nudged, dropped, or set to what is near at hand."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from parity.explain.mutations import Context, Mutation
+from parity.explain.roles import Role
+from parity.explain.trace import Edit, Playing, Ref, Step
+
+_ARITHMETIC = {
+    "mul", "add", "sub", "div", "truediv", "true_divide", "pow", "rsub", "gt", "ge", "lt", "le", "eq", "ne", "remainder",
+    "floor_divide", "__rsub__", "__rpow__", "__rtruediv__", "__rdiv__", "__pow__", "__mul__", "__add__", "__sub__",
+    "__truediv__", "__radd__", "__rmul__", "clamp", "clamp_min", "clamp_max", "float_power", "reciprocal", "multiply",
+    "divide", "subtract", "rpow", "full", "arange", "nn.functional.layer_norm", "nn.functional.rms_norm", "topk", "tril",
+    "triu", "tensor",
+}  # fmt: skip
+_FACTORS = {"mul", "div", "truediv", "__truediv__", "__mul__", "pow", "multiply", "divide"}
+_SUMMANDS = {"add", "sub", "__add__", "__sub__"}
+_EPS = 1e-3
+_COMMON = {"eps": (1e-5, 1e-6, 1e-8, 1e-12, 0.0, 2.220446049250313e-16, 1.1920928955078125e-07)}
+_BASES = (10_000.0, 500_000.0, 1_000_000.0)
+
+
+def propose(context: Context, step: Step) -> Iterator[Mutation]:
+    """Other values for each number that a step is given, as an argument or as a tensor of one element."""
+    if step.name not in _ARITHMETIC:
+        return
+    for at, argument in enumerate(step.arguments):
+        value = _number(context, argument)
+        if value is None or (step.name == "arange" and len(step.arguments) == 1):
+            continue
+        for other in _others(context, step, value):
+            yield _mutation(context, step, at, value, other)
+    for name in ("eps",):
+        if isinstance(step.keywords.get(name), float):
+            for other in _others(context, step, step.keywords[name]):
+                yield _mutation(context, step, name, step.keywords[name], other)
+
+
+def _number(context: Context, argument: Any) -> float | None:
+    if isinstance(argument, bool):
+        return None
+    if isinstance(argument, int | float):
+        return argument
+    if isinstance(argument, Ref):
+        value = context.tape.value(argument)
+        if value.numel() == 1 and value.is_floating_point():
+            return float(value)
+    return None
+
+
+def _mutation(context: Context, step: Step, at: int | str, value: float, other: float) -> Mutation:
+    def edit(playing: Playing, step: Step) -> tuple[Tensor, ...]:
+        arguments, keywords = playing.given(step)
+        if isinstance(at, str):
+            keywords[at] = other
+        else:
+            old = arguments[at]
+            new = old.new_tensor(other) if isinstance(old, Tensor) else other
+            arguments = (*arguments[:at], new, *arguments[at + 1 :])
+        return playing.compute(step, *arguments, **keywords)
+
+    edit_: Edit = edit
+    field = _field(context, value)
+    cause, text = _worded(context, step, at, value, other, field)
+    likely = _likelihood(context, value, other, field)
+    name = f"{step.name} {value:.6g} -> {other:.6g}"
+    neutral = (other == 1 and step.name in _FACTORS) or (other == 0 and step.name in _SUMMANDS)
+    return Mutation(cause, name, text, {step.number: edit_}, step.number, likely, neutral, float(value))
+
+
+def _others(context: Context, step: Step, value: float) -> list[float]:
+    """Values that a slip could put in the place of one."""
+    whole = isinstance(value, int)
+    role = context.place(step).role
+    if whole and role in (Role.window, Role.mask) and step.name in ("sub", "add", "gt", "ge", "lt", "le"):
+        candidates = [value + 1, value - 1, value + 2, value // 2, value * 2, 1 << 20]
+    elif 0 < value <= _EPS:
+        candidates = [value * 10, value / 10, value * 100, value / 100, *_COMMON["eps"]]
+    elif step.name in ("arange", "tril", "triu", "topk"):
+        candidates = [value + 1, value - 1, value * 2, 0]
+    else:
+        candidates = [1, 0, 2 * value, value / 2, -value]
+        candidates += [value + 1, value - 1, 10 * value] if whole or role == Role.frequencies else []
+        candidates += [math.sqrt(value), value**-0.5, 1 / value, value * value] if value > 0 else []
+        if role in (Role.frequencies, Role.rope):
+            candidates += [number for number in context.numbers.values() if isinstance(number, float) and number >= 1]
+            candidates += _BASES if value > 1000 else ()
+        elif role not in (Role.norm, Role.final_norm, Role.qk_norm, Role.repeat) and step.name != "pow":
+            candidates += context.derived
+    own = {value}
+    return [other for other in dict.fromkeys(candidates) if other not in own and not (whole and other != int(other))]
+
+
+def _field(context: Context, value: float) -> str:
+    """The one field of the config that has this value, if it is a telling one."""
+    if value in (0, 1, 2, -1):
+        return ""
+    names = [name for name, number in context.numbers.items() if number == value]
+    return names[0] if len(names) == 1 else ""
+
+
+def _likelihood(context: Context, value: float, other: float, field: str) -> float:
+    """Lighter for what a slip makes of a number: dropping it, or taking another one of the config."""
+    if field and not (other in (0, 1)):
+        return 0.9
+    if other in (0, 1):
+        return 1.0
+    if other in context.numbers.values() or other in (value + 1, value - 1):
+        return 1.05
+    return 1.1
+
+
+def _worded(context: Context, step: Step, at: int | str, value: float, other: float, field: str) -> tuple[str, str]:
+    """The cause that a changed number stands for, and what to say."""
+    said = f"behaves as if {_said(step, at)} {value:.6g} were {other:.6g}"
+    if field:
+        said = f"behaves as if `{field}` were {other:.6g} (config: {value:.6g})"
+    return _cause(context, step, value, other, field), said
+
+
+def _said(step: Step, at: int | str) -> str:
+    return {
+        "mul": "the factor", "div": "the divisor", "add": "the summand", "sub": "the subtrahend", "pow": "the power",
+        "__rpow__": "the base", "truediv": "the divisor",
+    }.get(step.name, f"the {at if isinstance(at, str) else 'number'} of {step.name}")  # fmt: skip
+
+
+def _cause(context: Context, step: Step, value: float, other: float, field: str) -> str:
+    role = context.place(step).role
+    if 0 < value <= _EPS and role in (Role.norm, Role.final_norm, Role.qk_norm):
+        return "norm-eps"
+    if step.name == "nn.functional.layer_norm" or step.name == "nn.functional.rms_norm":
+        return "norm-eps"
+    if role in (Role.norm, Role.final_norm, Role.qk_norm):
+        return "norm-offset" if step.name in ("add", "__radd__", "sub") else "norm-eps"
+    if role == Role.frequencies or (role == Role.rope):
+        return _rope_cause(context, step, value, other, field)
+    if role == Role.window:
+        return "window-off-by-one" if abs(other - value) <= 2 else "window-pattern"
+    by_role = {
+        Role.embedding: "embed-scale", Role.attention: "softmax-scale", Role.mask: "attention-mask",
+        Role.activation: "activation", Role.router: "router-norm-topk", Role.experts: "moe-combine",
+        Role.mlp: "moe-combine", Role.positions: "position-ids", Role.head: "scalar-multipliers",
+        Role.recurrent: "ssm-delta-math", Role.layer: "scalar-multipliers", Role.model: "position-ids",
+        Role.repeat: "gqa-repeat",
+    }  # fmt: skip
+    if role == Role.model and step.name in ("mul", "div"):
+        return "embed-scale"
+    if role == Role.head and "cap" in field:
+        return "softcap"
+    return by_role.get(role, "unknown")
+
+
+def _rope_cause(context: Context, step: Step, value: float, other: float, field: str) -> str:
+    thetas = {number for name, number in context.numbers.items() if "theta" in name or "base_freq" in name}
+    if value in thetas or field.endswith("rope_theta"):
+        return "rope-layer-type" if other in thetas else "rope-theta-config"
+    if step.name in ("pow", "__rpow__", "rpow"):
+        return "rope-theta-config"
+    if "arange" in step.name:
+        return "partial-rotary"
+    if "factor" in field or step.name in ("div", "mul", "truediv", "__rtruediv__"):
+        return "rope-scaling-dropped" if other == 1 else "rope-scaling-details"
+    return "rope-scaling-details"

@@ -1,0 +1,253 @@
+"""Mutations of rotary position encodings: which features pair, on what, how often, and in which order with q/k norm."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from parity.explain.mutations import Context, Mutation, Region, again
+from parity.explain.roles import Role, _FUNCTIONS
+from parity.explain.trace import Edit, Playing, Ref, Step
+
+Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def propose(context: Context, region: Region) -> Iterator[Mutation]:
+    """Mutations of one call of a function that rotates queries and keys by cosines and sines."""
+    if not any(role == Role.rope and pattern.search(region.name) for pattern, role in _FUNCTIONS):
+        return
+    rotated = _rotated(context, region)
+    if not rotated:
+        return
+    tables = [ref for ref in region.inputs if ref not in rotated.values()]
+    if len(tables) != 2:
+        return
+    cos, sin = tables
+    both = dict(rotated)
+    names = ["q", "k"] if len(both) == 2 else ["q and k"]
+    choices: list[tuple[str, dict[Ref, Ref]]] = [
+        (name, {out: both[out]}) for name, out in zip(names, both, strict=False)
+    ]
+    if len(both) == 2:
+        choices.insert(0, ("q and k", both))
+    for name, function, cause, text in _VARIANTS:
+        for which, outputs in choices:
+            edits: dict[int, Edit] = {
+                output.step: _edit(context, region, given, cos, sin, output, function)
+                for output, given in outputs.items()
+            }
+            yield Mutation(
+                cause,
+                f"rope {name} {which}",
+                f"behaves as if {which} {text}",
+                edits,
+                max(edits),
+                1.0 if len(outputs) == len(both) else 1.05,
+            )
+    yield from _after_norm(context, region, rotated)
+
+
+Variant = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor, Tensor], Tensor]
+
+
+def _edit(context: Context, region: Region, given: Ref, cos: Ref, sin: Ref, output: Ref, function: Variant) -> Edit:
+    def edit(playing: Playing, step: Step) -> tuple[Tensor, ...]:
+        def rotate(value: Tensor, **tables: Tensor) -> Tensor:
+            inputs = {given: value}
+            if "cos" in tables:
+                inputs |= {cos: tables["cos"], sin: tables["sin"]}
+            return again(playing, context, region, inputs, output)
+
+        value = playing.value(given, step)
+        return (function(rotate, value, playing.value(cos, step), playing.value(sin, step)),)
+
+    return edit
+
+
+def _interleave(value: Tensor) -> Tensor:
+    """Halves -> pairs of neighbours."""
+    return torch.stack(value.chunk(2, -1), -1).flatten(-2)
+
+
+def _separate(value: Tensor) -> Tensor:
+    """Pairs of neighbours -> halves."""
+    return torch.cat((value[..., ::2], value[..., 1::2]), -1)
+
+
+def _neighbours(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return _interleave(rotate(_separate(value)))
+
+
+def _neighbours_kept(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return rotate(_separate(value))
+
+
+def _halves(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return _separate(rotate(_interleave(value)))
+
+
+def _mixed(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Neighbours are paired, but the tables are laid out for halves."""
+    pairs = torch.stack((-value[..., 1::2], value[..., ::2]), -1).flatten(-2)
+    cos, sin = (table if table.ndim == value.ndim else table.unsqueeze(1) for table in (cos, sin))
+    size = cos.shape[-1]
+    if size != value.shape[-1]:
+        raise ValueError("tables of another width")
+    return value * cos + pairs * sin
+
+
+def _none(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return value
+
+
+def _twice(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return rotate(rotate(value))
+
+
+def _backwards(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return rotate(value, cos=cos, sin=-sin)
+
+
+def _exchanged(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return rotate(value, cos=sin, sin=cos)
+
+
+def _head_axis(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    heads = value.shape[1]
+    tables = [
+        table.narrow(-2, 0, heads).unsqueeze(-2).squeeze(1) if table.ndim == 4 else table[:, :heads, None]
+        for table in (cos, sin)
+    ]
+    half = value.shape[-1] // 2
+    turned = torch.cat((-value[..., half:], value[..., :half]), -1)
+    cos_, sin_ = (table.reshape(-1, heads, 1, table.shape[-1]) for table in tables)
+    return value * cos_ + turned * sin_
+
+
+def _half_of_it(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Only the first half of the features is rotated, by the tables' first half."""
+    size = value.shape[-1] // 2
+    part, rest = value[..., :size], value[..., size:]
+    cos, sin = (table if table.ndim == value.ndim else table.unsqueeze(1) for table in (cos, sin))
+    angles = (_first(cos, size), _first(sin, size))
+    first, second = part.chunk(2, -1)
+    return torch.cat((part * angles[0] + torch.cat((-second, first), -1) * angles[1], rest), -1)
+
+
+def _half_kept(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The first half of what is rotated stays rotated, the rest passes through."""
+    size = value.shape[-1] // 2
+    return torch.cat((rotate(value)[..., :size], value[..., size:]), -1)
+
+
+def _first(table: Tensor, size: int) -> Tensor:
+    quarter = table[..., : size // 2]
+    return torch.cat((quarter, quarter), -1)
+
+
+def _one_position(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return rotate(value, cos=cos[..., :1, :].expand_as(cos), sin=sin[..., :1, :].expand_as(sin))
+
+
+def _later(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """One position later than it should: the tables are rotated by their own first step."""
+    step_cos, step_sin = cos[..., 1:2, :], sin[..., 1:2, :]
+    return rotate(value, cos=cos * step_cos - sin * step_sin, sin=sin * step_cos + cos * step_sin)
+
+
+def _earlier(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    step_cos, step_sin = cos[..., 1:2, :], -sin[..., 1:2, :]
+    return rotate(value, cos=cos * step_cos - sin * step_sin, sin=sin * step_cos + cos * step_sin)
+
+
+_VARIANTS: tuple[tuple[str, Variant, str, str], ...] = (
+    ("none", _none, "nope-and-temperature", "were not rotated"),
+    ("neighbours", _neighbours, "rope-pairing", "were rotated in pairs of neighbours (0 1) (2 3), not in halves"),
+    ("neighbours separated", _neighbours_kept, "rope-pairing", "were reordered from neighbours to halves first"),
+    ("halves", _halves, "rope-pairing", "were rotated in halves, not in pairs of neighbours"),
+    ("mixed", _mixed, "rope-pairing", "were paired as neighbours with tables laid out for halves"),
+    ("twice", _twice, "rope-axis-or-twice", "were rotated twice"),
+    ("backwards", _backwards, "rope-pairing", "were rotated the other way round"),
+    ("cos and sin exchanged", _exchanged, "rope-pairing", "were rotated with cosines and sines exchanged"),
+    ("head axis", _head_axis, "rope-axis-or-twice", "were rotated by their head's index, not their position"),
+    ("first half", _half_of_it, "partial-rotary", "were rotated in their first half only, as a narrower rope"),
+    ("half kept", _half_kept, "partial-rotary", "were rotated in their first half only"),
+    ("one position", _one_position, "position-ids", "were all rotated as position 0"),
+    ("later", _later, "position-ids", "were rotated one position further"),
+    ("earlier", _earlier, "position-ids", "were rotated one position less"),
+)
+
+
+def _rotated(context: Context, region: Region) -> dict[Ref, Ref]:
+    """Outputs of the call, and the input that each is a rotation of: same shape, not a table."""
+    found: dict[Ref, Ref] = {}
+    for output in region.outputs:
+        shape = context.tape.value(output).shape
+        for given in region.inputs:
+            if given in found.values() or context.tape.value(given).shape != shape:
+                continue
+            if len(shape) > 3:
+                found[output] = given
+                break
+    return found
+
+
+def _after_norm(context: Context, region: Region, rotated: dict[Ref, Ref]) -> Iterator[Mutation]:
+    """q/k norm applied after the rotation."""
+    edits: dict[int, Edit] = {}
+    for output, given in rotated.items():
+        norm = _norm_before(context, given)
+        if norm is None:
+            continue
+        call, source, normed = norm
+
+        def edit(
+            playing: Playing,
+            step: Step,
+            output: Ref = output,
+            given: Ref = given,
+            call: Region = call,
+            source: Ref = source,
+            normed: Ref = normed,
+        ) -> tuple[Tensor, ...]:
+            bare = playing.value(source, step)
+            moved = bare.reshape(playing.tape.value(normed).shape)
+            plain = _as(moved, playing, context, normed, given)
+            turned = again(playing, context, region, {given: plain}, output)
+            back = _as_back(turned, playing, normed, given)
+            result = again(playing, context, call, {source: back.reshape(bare.shape)}, normed)
+            return (_as(result, playing, context, normed, given),)
+
+        edits[output.step] = edit
+    if edits:
+        text = "behaves as if q/k norm came after rope, not before it"
+        yield Mutation("qknorm-order", "q/k norm after rope", text, edits, max(edits), 1.0)
+
+
+def _as(value: Tensor, playing: Playing, context: Context, normed: Ref, given: Ref) -> Tensor:
+    """A value in the norm's layout, in that of the rotation's input: nothing or one exchange of axes lies between."""
+    shape = playing.tape.value(given).shape
+    return value if value.shape == shape else value.reshape(*shape[:1], shape[2], shape[1], shape[3]).transpose(1, 2)
+
+
+def _as_back(value: Tensor, playing: Playing, normed: Ref, given: Ref) -> Tensor:
+    shape = playing.tape.value(normed).shape
+    return value if value.shape == shape else value.transpose(1, 2).reshape(shape)
+
+
+def _norm_before(context: Context, given: Ref) -> tuple[Region, Ref, Ref] | None:
+    """The norm from which a value came unchanged but for its layout: its call, its input and its output."""
+    from parity.explain.match import is_layout
+
+    ref = given
+    while True:
+        step = context.producer(ref)
+        if context.place(step).role == Role.qk_norm and step.modules:
+            call = context.calls[step.modules[0]]
+            values = [source for source in call.inputs if not context.producer(source).label]
+            if len(values) == 1 and len(call.outputs) == 1:
+                return call, values[0], call.outputs[0]
+            return None
+        if not is_layout(step.name) or not step.inputs:
+            return None
+        ref = step.inputs[0]

@@ -1,0 +1,229 @@
+"""Findings with their line and their cause: what the trace and the catalogue of mutations say of each wrong value."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from parity.compare.capture import LOGITS, Endpoint
+from parity.compare.sides import parents
+from parity.compare.stages import Forward, Sides
+from parity.explain.diagnose import Diagnosis, Fault, Room, diagnose, explanations
+from parity.explain.findings import Located
+from parity.explain.locate import Code, Values, source_at
+from parity.explain.match import is_layout
+from parity.explain.mutations import Context
+from parity.explain.provenance import Use, origin
+from parity.explain.record import tapes
+from parity.explain.roles import Role
+from parity.explain.trace import Frame, Ref, Step, TooLarge, backward
+from parity.pair.pair import Pair
+from parity.records import Finding, Source
+
+_MOST_PLACES = 8  # of the first, in the order data flows; what comes after follows from these more often than not
+_BELONGS_ELSEWHERE = (Role.mask, Role.window)
+_TOO_LARGE = "lines and causes were not looked for: the run is too large to be traced; add --small-config"
+
+
+def explain(pair: Pair, sides: Sides, measured: Forward, located: Sequence[Located]) -> tuple[Finding, ...]:
+    """Findings of the forward stage, each with the port's line, the reference's, and what explains it."""
+    if not any(each.endpoints for each in located):
+        return tuple(each.finding for each in located)
+    try:
+        recorded = tapes(pair, sides, measured)
+    except TooLarge:
+        return tuple(replace(each.finding, evidence=(*each.finding.evidence, _TOO_LARGE)) for each in located)
+    context = Context.of(recorded.reference, sides.reference.model, pair.reference.settings)
+    desk = _Desk(Room.of(sides, measured, recorded, context), Values.of(recorded), Code(recorded.own_code))
+    found: list[Finding] = []
+    for place, each in enumerate(located):
+        if not each.endpoints or place >= _MOST_PLACES:
+            found.append(each.finding)
+            continue
+        found += desk.findings(each.finding, each.endpoints[0])
+    return _without_repetition(found)
+
+
+def _without_repetition(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """One cause on one line is one finding, wherever it shows."""
+    kept: dict[object, Finding] = {}
+    for finding in findings:
+        line = finding.port_source
+        known = finding.cause != "unknown" and line is not None
+        key = (finding.cause, line.file, line.line) if known and line is not None else id(finding)
+        if key in kept:
+            first = kept[key]
+            also = f"also {finding.reference_module}"
+            evidence = first.evidence if also in first.evidence else (*first.evidence, also)
+            kept[key] = replace(first, evidence=evidence)
+        else:
+            kept[key] = finding
+    return tuple(kept.values())
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """One check's findings being explained."""
+
+    room: Room
+    values: Values
+    code: Code
+
+    def findings(self, finding: Finding, endpoint: Endpoint) -> list[Finding]:
+        """The finding, once for each fault that its wrong value shows."""
+        found = diagnose(self.room, endpoint, self.values)
+        if not found.faults:
+            return [self._unexplained(finding, endpoint, found)]
+        told = []
+        for number, fault in enumerate(found.faults):
+            each = self._explained(finding, endpoint, found, fault)
+            told.append(each if number == 0 else replace(each, evidence=each.evidence[:1]))
+        if not found.solved:
+            rest = "this accounts for values that the port computes on the way, but something else is wrong as well"
+            told[-1] = replace(told[-1], evidence=(*told[-1].evidence, rest))
+        return told
+
+    def _unexplained(self, finding: Finding, endpoint: Endpoint, found: Diagnosis) -> Finding:
+        step = self._suspect(found)
+        source = self.code.source(step) if step else self._calling(endpoint)
+        reference = self._reference_suspect(endpoint)
+        return replace(finding, port_source=source, reference_source=reference)
+
+    def _explained(self, finding: Finding, endpoint: Endpoint, found: Diagnosis, fault: Fault) -> Finding:
+        mutation = fault.first
+        site = self.room.tapes.reference.steps[mutation.site]
+        residual = min(found.faults[-1].residual, fault.residual)
+        module = self._module(finding, endpoint, mutation.site)
+        partners = {pair.reference: pair.port for pair in self.room.measured.pairs if not pair.partial}
+        port_module = finding.port_module
+        if module != finding.reference_module:
+            port_module = next((partners[name] for name in (module, *parents(module)) if name in partners), port_module)
+        return replace(
+            finding,
+            cause=mutation.cause,
+            reference_module=module,
+            port_module=port_module,
+            port_source=self._line(endpoint, found, fault),
+            reference_source=Code(()).source(site),
+            explanations=explanations(fault, residual) if found.solved else (),
+            evidence=(*finding.evidence, *(() if found.solved else (mutation.text,))),
+        )
+
+    def _module(self, finding: Finding, endpoint: Endpoint, site: int) -> str:
+        """The reference's module that a mutation is made in; a stretch over many modules is narrowed down to it."""
+        if endpoint != LOGITS and not self._spans(finding.reference_module, site):
+            return finding.reference_module
+        return self._user(site) or finding.reference_module
+
+    def _spans(self, module: str, site: int) -> bool:
+        own = self._user(site)
+        return bool(own) and own.startswith(f"{module}.") and own.rpartition(".")[0] == module
+
+    def _user(self, site: int) -> str:
+        """The module in which a step runs, or the first that uses what it makes where it is made for others."""
+        context = self.room.context
+        waiting, seen = [site], set()
+        while waiting:
+            number = min(waiting)
+            waiting.remove(number)
+            step = context.tape.steps[number]
+            if "." in step.module and context.place(step).role not in _BELONGS_ELSEWHERE:
+                return step.module
+            for ref in step.refs:
+                fresh = [user for user in context.users.get(ref, ()) if user not in seen]
+                seen |= set(fresh)
+                waiting += fresh
+        return ""
+
+    def _line(self, endpoint: Endpoint, found: Diagnosis, fault: Fault) -> Source | None:
+        if fault.first.omits:
+            left = self._consumer(fault)
+            if left is not None:
+                return source_at(left.file, left.line)
+        step = self._culprit(found, fault)
+        if step is None:
+            return self._calling(endpoint)
+        frame = self.code.frame(step)
+        if frame is None:
+            return None
+        return source_at(frame.file, self._origin(step, frame, fault))
+
+    def _culprit(self, found: Diagnosis, fault: Fault) -> Step | None:
+        """The step of the port that makes the wrong value: the first that only the changed reference accounts for.
+
+        What leads up to it and is in no reference, changed or not, is part of it.
+        """
+        tape = self.room.tapes.port
+        first = next((ref for ref in fault.explained if tape.steps[ref.step].frames), None)
+        if first is None:
+            return self._suspect(found)
+        before = set(backward(tape, [first], lambda ref, _: self.values.accounted(ref)))
+        leading = [ref for ref in found.suspicion.likely if ref in before and ref < first]
+        return tape.steps[(leading or [first])[0].step]
+
+    def _suspect(self, found: Diagnosis) -> Step | None:
+        tape = self.room.tapes.port
+        floats = [ref for ref in found.suspicion.strict if tape.value(ref).is_floating_point()]
+        for ref in (*floats, *found.suspicion.likely, *found.suspicion.strict):
+            if tape.steps[ref.step].frames:
+                return tape.steps[ref.step]
+        return None
+
+    def _reference_suspect(self, endpoint: Endpoint) -> Source | None:
+        """The first operation of the reference whose result the port never computes."""
+        tape = self.room.tapes.reference
+        witnessed = Values.between(tape, self.room.tapes.port, {})
+        for ref in witnessed.suspicion(self.room.targets(endpoint)).strict:
+            source = Code(()).source(tape.steps[ref.step])
+            if source is not None:
+                return source
+        return None
+
+    def _calling(self, endpoint: Endpoint) -> Source | None:
+        """The line that calls the port's module: a right value went to the wrong place."""
+        for wire in self.room.wires(endpoint):
+            frames = self.room.tapes.port.called.get((wire.port.module, wire.port.number), ())
+            own = [frame for frame in frames if frame.file.startswith(self.code.folders)] or list(frames)
+            if own:
+                return source_at(own[0].file, own[0].line)
+        return None
+
+    def _consumer(self, fault: Fault) -> Frame | None:
+        """Where the port goes on with the value that an operation was left out on, in the function that made it."""
+        tape = self.room.tapes.port
+        for made in fault.bare:
+            producer = self.code.frame(tape.steps[made.step])
+            waiting = [made]
+            while waiting:
+                ref = min(waiting)
+                waiting.remove(ref)
+                for number in self.room.port_users.get(ref, ()):
+                    step = tape.steps[number]
+                    same_run = [
+                        frame
+                        for frame in step.frames
+                        if producer and frame.instance == producer.instance and frame.code is producer.code
+                    ]
+                    if same_run and (same_run[0].line != producer.line if producer else True):
+                        return same_run[0]
+                    if is_layout(step.name) or same_run:
+                        waiting += step.refs
+                    elif self.code.frame(step) is not None:
+                        return self.code.frame(step)
+        return None
+
+    def _origin(self, step: Step, frame: Frame, fault: Fault) -> int:
+        """The line where a wrong number comes from, where a number is what is wrong."""
+        if fault.first.number is None:
+            return frame.line
+        tape = self.room.tapes.port
+        numbers = []
+        for argument in (*step.arguments, *step.keywords.values()):
+            if isinstance(argument, Ref) and tape.value(argument).numel() == 1:
+                numbers.append(float(tape.value(argument)))
+            elif isinstance(argument, int | float) and not isinstance(argument, bool):
+                numbers.append(float(argument))
+        right = fault.first.number
+        wrong = [number for number in numbers if abs(number - right) > 1e-9 * abs(right)]
+        if not wrong or len(wrong) < len(numbers):
+            return frame.line
+        module = dict(self.room.tapes.port_model.named_modules()).get(step.module)
+        return origin(Use(frame.file, frame.line, frame.span, module, step.module), wrong[0])

@@ -1,0 +1,148 @@
+"""The line: the first operation of a port that gives what no operation of the reference gives.
+
+Its inputs are all accounted for, its result is not, and the wrong value downstream was made from it. An operation that
+was left out has no line of its own: it shows at the one that takes what it should have given.
+"""
+
+import linecache
+import os
+import sysconfig
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from parity.explain.match import Index, Relation, is_layout
+from parity.explain.record import Tapes
+from parity.explain.trace import Frame, Ref, Step, Tape, backward
+from parity.records import Source
+
+_SITE = sysconfig.get_paths()["purelib"]
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """What can be said of a wrong value of the port: the values it was made from that nothing accounts for.
+
+    strict are the first of them, likely those that differ in more than a factor or an order.
+    """
+
+    unexplained: tuple[Ref, ...]
+    strict: tuple[Ref, ...]
+    likely: tuple[Ref, ...]
+
+
+@dataclass(frozen=True)
+class Values:
+    """Which values of the port stand in the reference."""
+
+    tape: Tape
+    index: Index
+    _known: dict[Ref, Relation | None]
+    _weak: dict[Ref, bool]
+    changed: Mapping[Ref, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tapes: Tapes, changed: Mapping[Ref, Tensor] | None = None) -> "Values":
+        """The port's values against those of the reference, some of these changed."""
+        return cls(tapes.port, Index.of(tapes.reference, changed), {}, {})
+
+    @classmethod
+    def between(cls, tape: Tape, other: Tape, changed: Mapping[Ref, Tensor]) -> "Values":
+        """The values of one tape, some of them changed, against those of another."""
+        return cls(tape, Index.of(other), {}, {}, changed)
+
+    def relation(self, ref: Ref) -> Relation | None:
+        """How a value of the port stands to the nearest of the reference."""
+        if ref not in self._known:
+            found = self.index.find(self.changed[ref] if ref in self.changed else self.tape.value(ref))
+            self._known[ref] = found[1] if found else None
+        return self._known[ref]
+
+    def accounted(self, ref: Ref) -> bool:
+        """Whether a value needs no explanation: the reference has it, or it was handed in and only moved around."""
+        if self.relation(ref) == "same":
+            return True
+        if ref not in self._weak:
+            self._weak[ref] = False  # while it is being found out
+            step = self.tape.steps[ref.step]
+            if step.function is None and step.name == "leaf":
+                self._weak[ref] = True
+            elif is_layout(step.name) or self.relation(ref) == "reordered":
+                inputs = [other for other in step.inputs if not _is_index(self.tape.value(other))]
+                self._weak[ref] = bool(inputs) and all(self._handed(other) for other in inputs)
+        return self._weak[ref]
+
+    def _handed(self, ref: Ref) -> bool:
+        """Not itself of the reference, but accounted for."""
+        step = self.tape.steps[ref.step]
+        if step.function is None and step.name == "leaf":
+            return True
+        return self.relation(ref) != "same" and self.accounted(ref)
+
+    def suspicion(self, start: Iterable[Ref]) -> Suspicion:
+        """What made wrong values wrong."""
+        starts = tuple(start)
+        found = list(backward(self.tape, starts, lambda ref, _: self.accounted(ref)))
+        chain = [ref for ref in found if ref in starts or not self.accounted(ref)]
+        inside = set(chain)
+        strict = sorted(ref for ref in chain if not inside & set(self.tape.steps[ref.step].inputs))
+        near = {
+            ref for ref in chain if self.relation(ref) in ("scaled", "reordered") or _is_index(self.tape.value(ref))
+        }
+        likely = sorted(
+            ref for ref in chain if ref not in near and not (inside - near) & set(self._through(ref, near, inside))
+        )
+        return Suspicion(tuple(sorted(chain)), tuple(strict), tuple(likely))
+
+    def _through(self, ref: Ref, near: set[Ref], inside: set[Ref]) -> Iterable[Ref]:
+        """Inputs of a value, looking through those that are nearly accounted for."""
+        waiting = list(self.tape.steps[ref.step].inputs)
+        seen = set()
+        while waiting:
+            other = waiting.pop()
+            if other in seen or other not in inside:
+                continue
+            seen.add(other)
+            yield other
+            if other in near:
+                waiting += self.tape.steps[other.step].inputs
+
+
+def _is_index(value: Tensor) -> bool:
+    return not (value.is_floating_point() or value.is_complex())
+
+
+@dataclass(frozen=True)
+class Code:
+    """Where an author's own code is, as against libraries that it calls."""
+
+    folders: tuple[str, ...]
+
+    def frame(self, step: Step) -> Frame | None:
+        """The innermost frame of a step in that code, else the innermost of all."""
+        own = [frame for frame in step.frames if frame.file.startswith(self.folders)] if self.folders else []
+        return next(iter(own or step.frames), None)
+
+    def source(self, step: Step) -> Source | None:
+        """The line that a step was written on; None if its file cannot be read."""
+        frame = self.frame(step)
+        return None if frame is None else source_at(frame.file, frame.line)
+
+
+def source_at(file: str, line: int) -> Source | None:
+    """A line of a file, the file named as briefly as it can be found by; None if it cannot be read."""
+    text = linecache.getline(file, line).strip()
+    return Source(shown(file), line, text) if text else None
+
+
+def shown(file: str) -> str:
+    """A path for people: from the working directory, from where packages are installed, else whole."""
+    path = os.path.abspath(file)
+    for base in (os.getcwd(), _SITE):
+        if path.startswith(base + os.sep):
+            relative = path[len(base) + 1 :]
+            if base == _SITE or not relative.startswith(("..", ".venv")):
+                return relative
+    marker = f"{os.sep}site-packages{os.sep}"
+    return path.rpartition(marker)[2] if marker in path else path

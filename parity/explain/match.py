@@ -1,0 +1,231 @@
+"""Matching by value: which values of one run stand in the other, whatever they are called there.
+
+A floating value is looked up by moments that do not depend on order, and then held to be the same only if some layout
+makes it equal. What a mask hides is minus infinity to one author, the smallest number to another, and a boolean of
+either sign to a third: masks are compared by what they let through.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from parity.compare.measure import best_layout
+from parity.explain.trace import Ref, Tape
+from parity.records import PROMOTED_NOISE
+
+_FEWEST = 4  # elements; smaller values agree by chance
+_HIDDEN = -1e9  # a score this low is a masked one
+_LARGE = 1 << 22  # elements from which on permuting axes is left out
+
+Relation = Literal["same", "reordered", "scaled"]
+
+
+def mask_of(value: Tensor) -> Tensor | None:
+    """What a mask lets through, `[..., T, S]` bool; None if the value is no mask.
+
+    A token always sees itself, which tells the sign of a boolean mask. What lies after the token is left out, as masks
+    are often put together from parts that say nothing of it.
+    """
+    if value.ndim < 2 or value.shape[-1] != value.shape[-2] or value.shape[-1] < 3:
+        return None
+    if value.dtype == torch.bool:
+        visible = value
+    elif value.is_floating_point():
+        hidden = value <= _HIDDEN
+        if not bool(hidden.any()) or not bool((value[~hidden] == 0).all()):
+            return None
+        visible = ~hidden
+    else:
+        return None
+    diagonal = visible.diagonal(dim1=-2, dim2=-1)
+    if not bool(diagonal.all()):
+        if bool(diagonal.any()):
+            return None
+        visible = ~visible
+    visible = visible.reshape(-1, *visible.shape[-2:]).tril()
+    return visible[:1] if bool((visible == visible[:1]).all()) else visible
+
+
+@dataclass(frozen=True)
+class Key:
+    """What is looked up: size, and moments that no reordering changes."""
+
+    size: int
+    norm: float
+    first: float
+    third: float
+
+    def near(self, other: "Key") -> bool:
+        """Whether two values can be the same but for order."""
+        return self.scaled(other) and abs(self.norm - other.norm) <= PROMOTED_NOISE * max(self.norm, other.norm)
+
+    def scaled(self, other: "Key") -> bool:
+        """Whether one can be a positive multiple of the other but for order."""
+        room = PROMOTED_NOISE * max(1.0, self.size**0.5)
+        return abs(self.first - other.first) <= room and abs(self.third - other.third) <= room
+
+
+def key_of(value: Tensor) -> Key | None:
+    """The key of a floating or complex value; masked scores do not count. None if it is too small to be told apart."""
+    if value.numel() < _FEWEST or not (value.is_floating_point() or value.is_complex()):
+        return None
+    flat = torch.view_as_real(value) if value.is_complex() else value
+    flat = flat.detach().double().reshape(-1)
+    flat = flat.where(flat > _HIDDEN, 0.0).nan_to_num()
+    norm = torch.linalg.vector_norm(flat)
+    if not bool(norm > 0):
+        return None
+    unit = flat / norm
+    first, third = torch.stack((unit.sum(), unit.pow(3).sum())).tolist()
+    return Key(flat.numel(), float(norm), first, third)
+
+
+def same(value: Tensor, other: Tensor, tolerance: float = PROMOTED_NOISE) -> bool:
+    """Whether two values are equal up to layout; masked scores count as equal."""
+    if value.numel() != other.numel() or value.is_complex() != other.is_complex():
+        return False
+    if not (value.is_floating_point() or value.is_complex()):
+        return bool(torch.equal(value.reshape(-1), other.reshape(-1)))
+    value, other = value.detach(), other.detach()
+    if value.is_floating_point() and other.is_floating_point():
+        value, other = (each.where(each > _HIDDEN, 0.0) for each in (value, other))
+    if value.shape == other.shape or value.is_complex() or value.numel() > _LARGE:
+        return value.shape == other.shape and _close(value, other, tolerance)
+    if _close(value.reshape(-1), other.reshape(-1), tolerance):
+        return True
+    found = best_layout(value, other)
+    return found is not None and found[1] <= tolerance
+
+
+def _close(value: Tensor, other: Tensor, tolerance: float) -> bool:
+    size = torch.linalg.vector_norm(other)
+    return bool(torch.linalg.vector_norm(value - other) <= tolerance * size)
+
+
+@dataclass
+class Index:
+    """Values of one run, to be looked up by values of another."""
+
+    tape: Tape
+    values: dict[Ref, Tensor] = field(default_factory=dict)
+    _tables: dict[int, list[tuple[float, Ref, Key]]] = field(default_factory=dict)
+    _masks: dict[tuple[int, ...], list[tuple[Ref, Tensor]]] = field(default_factory=dict)
+    _whole: dict[int, list[Ref]] = field(default_factory=dict)
+    _parts: dict[int, list[tuple[Ref, Tensor, Key]]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tape: Tape, changed: Mapping[Ref, Tensor] | None = None) -> "Index":
+        """All values of a tape, some of them changed."""
+        index = cls(tape)
+        changed = changed or {}
+        for step in tape.steps:
+            for ref in step.refs:
+                index.add(ref, changed.get(ref, step.values[ref.part]))
+        for table in index._tables.values():
+            table.sort(key=lambda entry: entry[0])
+        return index
+
+    def add(self, ref: Ref, value: Tensor) -> None:
+        """Take one value in."""
+        self.values[ref] = value
+        mask = mask_of(value)
+        if mask is not None:
+            self._masks.setdefault(tuple(mask.shape), []).append((ref, mask))
+            return
+        key = key_of(value)
+        if key is not None:
+            self._tables.setdefault(key.size, []).append((key.norm, ref, key))
+        elif not value.is_floating_point() and value.numel() >= _FEWEST:
+            self._whole.setdefault(value.numel(), []).append(ref)
+
+    def find(self, value: Tensor) -> tuple[Ref, Relation] | None:
+        """A value that is the same, else one that differs in order alone, else in a factor alone."""
+        mask = mask_of(value)
+        if mask is not None:
+            found = self._masks.get(tuple(mask.shape), ())
+            return next(((ref, "same") for ref, other in found if torch.equal(mask, other)), None)
+        key = key_of(value)
+        if key is None:
+            refs = self._whole.get(value.numel(), ()) if not value.is_floating_point() else ()
+            return next(((ref, "same") for ref in refs if same(value, self.values[ref])), None)
+        exact = self._near(key)
+        for ref in exact:
+            if same(value, self.values[ref]):
+                return ref, "same"
+        if exact:
+            return exact[0], "reordered"
+        part = self._part(value)
+        if part is not None:
+            return part, "same"
+        for _, ref, other in self._tables.get(key.size, ()):
+            if key.scaled(other):
+                return ref, "scaled"
+        return None
+
+    def _near(self, key: Key) -> list[Ref]:
+        table = self._tables.get(key.size, [])
+        room = 2 * PROMOTED_NOISE * key.norm
+        at = bisect_left(table, key.norm - room, key=lambda entry: entry[0])
+        found = []
+        while at < len(table) and table[at][0] <= key.norm + room:
+            if key.near(table[at][2]):
+                found.append(table[at][1])
+            at += 1
+        return found
+
+    def _part(self, value: Tensor) -> Ref | None:
+        """A value of which this is one row, head, token or half: authors loop over them, or fuse what is apart here."""
+        if not value.is_floating_point() or value.numel() < 2 * _FEWEST:
+            return None
+        size = value.numel()
+        wanted = key_of(value)
+        if size not in self._parts:
+            self._slice(size)
+        for ref, part, key in self._parts[size]:
+            if wanted is not None and wanted.near(key) and same(value, part):
+                return ref
+        return None
+
+    def _slice(self, size: int) -> None:
+        found = self._parts.setdefault(size, [])
+        for ref, value in self.values.items():
+            if value.ndim < 3 or not value.is_floating_point() or value.numel() > _LARGE:
+                continue
+            for axis in range(value.ndim - 1):
+                if value.shape[axis] > 1 and value.numel() == size * value.shape[axis]:
+                    for part in value.unbind(axis):
+                        key = key_of(part)
+                        if key is not None:
+                            found.append((ref, part, key))
+
+
+_LAYOUT = {
+    "view", "reshape", "transpose", "permute", "contiguous", "flatten", "unflatten", "squeeze", "unsqueeze", "to",
+    "float", "double", "type_as", "clone", "detach", "expand", "movedim", "T.__get__", "mT.__get__", "swapaxes", "chunk",
+    "split", "split_with_sizes", "unbind", "__getitem__", "narrow", "select", "view_as", "nn.functional.dropout", "leaf",
+    "written", "data.__get__", "bfloat16", "half", "t", "einops", "requires_grad_", "copy_", "swapdims", "tensor_split",
+}  # fmt: skip
+
+
+def is_layout(name: str) -> bool:
+    """Whether an operation only moves values around."""
+    return name in _LAYOUT
+
+
+def relations(tape: Tape, index: Index, refs: Iterable[Ref]) -> Callable[[Ref], Relation | None]:
+    """How values of a tape stand to those of the other run, looked up when asked."""
+    known: dict[Ref, Relation | None] = {}
+
+    def relation(ref: Ref) -> Relation | None:
+        if ref not in known:
+            found = index.find(tape.value(ref))
+            known[ref] = found[1] if found else None
+        return known[ref]
+
+    for ref in refs:
+        relation(ref)
+    return relation

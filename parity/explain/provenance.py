@@ -1,0 +1,258 @@
+"""Where a wrong number comes from: from the line that uses it back to the line that makes it, by reading the port.
+
+The trace sees operations on tensors. A scale, an eps or a window is a plain number long before it meets one, and the
+line to mend is where it got its value.
+"""
+
+import ast
+import linecache
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+_HOPS = 6
+
+
+@dataclass(frozen=True)
+class Use:
+    """An expression that uses a number: its file, first and last line and column, and the module whose code it is."""
+
+    file: str
+    line: int
+    span: tuple[int, int, int, int]
+    module: object
+    module_name: str
+
+
+@dataclass(frozen=True)
+class _Code:
+    """A parsed source file."""
+
+    tree: ast.Module
+
+    @classmethod
+    def of(cls, file: str) -> "_Code | None":
+        try:
+            return cls(ast.parse("".join(linecache.getlines(file))))
+        except (SyntaxError, ValueError):
+            return None
+
+    @cached_property
+    def outer(self) -> Mapping[ast.AST, ast.AST]:
+        return {child: node for node in ast.walk(self.tree) for child in ast.iter_child_nodes(node)}
+
+    def around(self, node: ast.AST, *kinds: type[ast.AST]) -> ast.AST | None:
+        """The innermost node of some kinds around one."""
+        found = self.outer.get(node)
+        while found is not None and not isinstance(found, kinds):
+            found = self.outer.get(found)
+        return found
+
+    def statement(self, line: int) -> ast.stmt | None:
+        """The innermost statement that holds a line."""
+        found = [
+            node
+            for node in ast.walk(self.tree)
+            if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno)
+        ]
+        return min(found, key=lambda node: ((node.end_lineno or 0) - node.lineno, -node.lineno), default=None)
+
+    def expression(self, statement: ast.stmt, span: tuple[int, int, int, int]) -> ast.AST:
+        """The expression at a place in a statement; the statement where the place is not known."""
+        for node in ast.walk(statement):
+            if isinstance(node, ast.expr):
+                own = (node.lineno, node.end_lineno, node.col_offset, node.end_col_offset)
+                if own == span:
+                    return node
+        return statement
+
+    def calls(self) -> Iterator[ast.Call]:
+        """Every call in the file."""
+        return (node for node in ast.walk(self.tree) if isinstance(node, ast.Call))
+
+
+def origin(use: Use, wrong: float) -> int:
+    """The line that gives a wrong number its value; the line of its use if that cannot be told, or is it.
+
+    Args:
+        use: where the number meets a tensor.
+        wrong: the number.
+    """
+    code = _Code.of(use.file)
+    statement = code.statement(use.line) if code else None
+    if code is None or statement is None:
+        return use.line
+    where = code.expression(statement, use.span)
+    if _holds_number(where, wrong):
+        return use.line
+    for name in _names(where, use.line):
+        value = _value(name, use)
+        if value is None or isinstance(value, float | int) and _alike(float(value), wrong):
+            line = _chase(code, name, use, wrong)
+            if line is not None:
+                return line
+    return use.line
+
+
+def _holds_number(statement: ast.AST, wrong: float) -> bool:
+    """Whether the number is written out on the spot."""
+    constants = (node.value for node in ast.walk(statement) if isinstance(node, ast.Constant))
+    return any(
+        isinstance(value, float | int) and value not in (0, 1, 2, -1) and _alike(value, wrong) for value in constants
+    )
+
+
+def _alike(value: float, other: float) -> bool:
+    return abs(value - other) <= 1e-9 * max(abs(value), abs(other))
+
+
+def _names(statement: ast.AST, line: int) -> list[ast.expr]:
+    """Names and attributes that are read in a statement, those on the line itself first."""
+    found = [
+        node
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load)
+    ]
+    return sorted(
+        found, key=lambda node: (not node.lineno <= line <= (node.end_lineno or line), isinstance(node, ast.Name))
+    )
+
+
+def _value(name: ast.expr, use: Use) -> object:
+    """What `self.a.b` is on the module; nothing is known of other names."""
+    parts = _parts(name)
+    if not parts or parts[0] != "self" or use.module is None:
+        return None
+    value: Any = use.module
+    for part in parts[1:]:
+        try:
+            value = getattr(value, part)
+        except AttributeError:
+            return None
+    return value if isinstance(value, float | int) else "not a number"
+
+
+def _parts(name: ast.expr) -> list[str]:
+    if isinstance(name, ast.Name):
+        return [name.id]
+    if isinstance(name, ast.Attribute):
+        inner = _parts(name.value)
+        return [*inner, name.attr] if inner else []
+    return []
+
+
+def _chase(code: _Code, name: ast.expr, use: Use, wrong: float) -> int | None:
+    """From a name to what it was given, hop by hop; None if nothing in the file gives it a value."""
+    expression: ast.expr | None = name
+    line: int | None = None
+    last = use.module_name.rpartition(".")[2]
+    for _ in range(_HOPS):
+        found = _given(code, expression, last) if expression is not None else None
+        if found is None:
+            return line
+        expression, line = found
+        if not _passes_on(expression):
+            return line
+    return line
+
+
+def _passes_on(expression: ast.expr) -> bool:
+    """Whether an expression only hands another name on."""
+    return isinstance(expression, ast.Name | ast.Attribute)
+
+
+def _given(code: _Code, name: ast.expr, last: str) -> tuple[ast.expr, int] | None:
+    """What a name was assigned, passed as an argument, or set to as a field."""
+    parts = _parts(name)
+    if not parts:
+        return None
+    if isinstance(name, ast.Name):
+        return _local(code, name, last)
+    if parts[0] == "self" and len(parts) == 2:
+        kind = code.around(name, ast.ClassDef)
+        found = _assigned_to_self(kind, parts[1]) if isinstance(kind, ast.ClassDef) else None
+        return found or _keyword(code, parts[1], "")
+    return _keyword(code, parts[-1], "")
+
+
+def _local(code: _Code, name: ast.Name, last: str) -> tuple[ast.expr, int] | None:
+    function = code.around(name, ast.FunctionDef, ast.AsyncFunctionDef)
+    if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+        return None
+    before = [
+        (node.value, node.lineno)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign) and node.lineno < name.lineno and _assigns(node, name.id)
+    ]
+    unpacked = [
+        (part, node.lineno)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign) and node.lineno < name.lineno
+        for part in _unpacked(node, name.id)
+    ]
+    if before or unpacked:
+        return max([*before, *unpacked], key=lambda found: found[1])
+    names = [argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)]
+    return _argument(code, function, names, name.id, last) if name.id in names else None
+
+
+def _assigns(node: ast.Assign, name: str) -> bool:
+    return any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
+
+
+def _unpacked(node: ast.Assign, name: str) -> Iterator[ast.expr]:
+    for target in node.targets:
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            for left, right in zip(target.elts, node.value.elts, strict=False):
+                if isinstance(left, ast.Name) and left.id == name:
+                    yield right
+
+
+def _argument(
+    code: _Code, function: ast.FunctionDef | ast.AsyncFunctionDef, names: Sequence[str], name: str, last: str
+) -> tuple[ast.expr, int] | None:
+    """What the callers of a function, or of the class that it constructs, pass for a parameter."""
+    kind = code.around(function, ast.ClassDef, ast.FunctionDef)
+    built = isinstance(kind, ast.ClassDef) and function.name == "__init__"
+    called = kind.name if built and isinstance(kind, ast.ClassDef) else function.name
+    place = names.index(name) - (names[0] in ("self", "cls"))
+    passed: list[tuple[ast.Call, ast.expr]] = []
+    for call in code.calls():
+        if not _parts(call.func) or _parts(call.func)[-1] != called:
+            continue
+        keyword = next((each.value for each in call.keywords if each.arg == name), None)
+        value = keyword or (call.args[place] if place < len(call.args) else None)
+        if value is not None and not isinstance(value, ast.Starred):
+            passed.append((call, value))
+    if not passed:
+        return None
+    near = [entry for entry in passed if _assigned_name(code, entry[0]) == last]
+    call, value = (near or passed)[0]
+    return value, value.lineno
+
+
+def _assigned_name(code: _Code, call: ast.Call) -> str:
+    """The attribute or name that the result of a call is assigned to."""
+    node = code.around(call, ast.Assign, ast.AnnAssign)
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return next((_parts(target)[-1] for target in targets if _parts(target)), "")
+
+
+def _assigned_to_self(kind: ast.ClassDef, attribute: str) -> tuple[ast.expr, int] | None:
+    for node in ast.walk(kind):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                if _parts(target) == ["self", attribute]:
+                    return node.value, node.lineno
+                if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                    for left, right in zip(target.elts, node.value.elts, strict=False):
+                        if _parts(left) == ["self", attribute]:
+                            return right, node.lineno
+    return None
+
+
+def _keyword(code: _Code, attribute: str, called: str) -> tuple[ast.expr, int] | None:
+    """What a field is set to where its object is made, if that happens in one place."""
+    found = [keyword.value for call in code.calls() for keyword in call.keywords if keyword.arg == attribute]
+    return (found[0], found[0].lineno) if len(found) == 1 else None

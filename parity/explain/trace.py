@@ -1,0 +1,433 @@
+"""The trace: a model built, loaded and run while every torch operation is written down with its value and its source.
+
+A tape can be played again with changes: only what depends on a change is computed anew, so that a changed reference
+costs as much as the operations that the change reaches.
+"""
+
+import heapq
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
+
+from parity.compare.capture import Endpoint
+
+_TORCH = str(Path(torch.__file__).parent)
+_PARITY = str(Path(__file__).parent.parent)
+_MOST_BYTES = 3 << 29  # of values kept; the run of a full-size model is larger, that of a small config much smaller
+
+
+class TooLarge(Exception):
+    """A run holds more values than may be kept."""
+
+
+class Ref(NamedTuple):
+    """The value that a step gave, by number; part tells several results of one step apart."""
+
+    step: int
+    part: int = 0
+
+
+class Frame(NamedTuple):
+    """One Python frame under which an operation ran. instance and site tell one call of a function from the next."""
+
+    code: CodeType
+    line: int
+    instance: int
+    site: int
+    at: int
+
+    @property
+    def span(self) -> tuple[int, int, int, int]:
+        """First and last line, first and last column, of the expression that was being worked out; zeros if unknown."""
+        positions = next(islice(self.code.co_positions(), self.at // 2, None), (None,) * 4)
+        first, last, start, end = (value or 0 for value in positions)
+        return first, last, start, end
+
+    @property
+    def file(self) -> str:
+        """The file of the code."""
+        return self.code.co_filename
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation: what was called, on what (`Ref` in place of tensors), what it gave, where it was written.
+
+    A step without a function is a leaf: a tensor that no recorded operation made. modules are the modules that were
+    running, innermost first, each with the number of its call.
+    """
+
+    number: int
+    name: str
+    function: Callable[..., Any] | None
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+    values: tuple[Tensor, ...]
+    spec: TreeSpec | None
+    frames: tuple[Frame, ...]
+    modules: tuple[tuple[str, int], ...]
+    label: str = ""
+
+    @property
+    def inputs(self) -> tuple[Ref, ...]:
+        """The values it took."""
+        leaves, _ = tree_flatten((self.arguments, dict(self.keywords)), is_leaf=_is_ref)
+        return tuple(leaf for leaf in leaves if isinstance(leaf, Ref))
+
+    @property
+    def refs(self) -> tuple[Ref, ...]:
+        """The values it gave."""
+        return tuple(Ref(self.number, part) for part in range(len(self.values)))
+
+    @property
+    def module(self) -> str:
+        """The innermost module that was running, "" outside any."""
+        return self.modules[0][0] if self.modules else ""
+
+
+@dataclass(frozen=True)
+class Tape:
+    """All steps of one run, the values that stood at its endpoints, and from where modules were called."""
+
+    steps: tuple[Step, ...]
+    marks: Mapping[Endpoint, tuple[Ref | None, ...]]
+    logits: Ref | None
+    called: Mapping[tuple[str, int], tuple[Frame, ...]] = field(default_factory=dict)
+
+    def value(self, ref: Ref) -> Tensor:
+        """What a step gave."""
+        return self.steps[ref.step].values[ref.part]
+
+    def at(self, endpoint: Endpoint, part: int = 0) -> Ref | None:
+        """The value at an endpoint, None if it was not recorded."""
+        refs = self.marks.get(endpoint, ())
+        return refs[part] if part < len(refs) else None
+
+    def renumbered(self, numbers: Mapping[tuple[str, int], int]) -> "Tape":
+        """The tape with other numbers for some calls: module and number -> new number."""
+        if not numbers:
+            return self
+
+        def call(old: tuple[str, int]) -> tuple[str, int]:
+            return old[0], numbers.get(old, old[1])
+
+        steps = tuple(replace(step, modules=tuple(map(call, step.modules))) for step in self.steps)
+        marks = {Endpoint(*call(end[:2]), end.kind): refs for end, refs in self.marks.items()}
+        return Tape(steps, marks, self.logits, {call(old): frames for old, frames in self.called.items()})
+
+
+def _is_ref(value: object) -> bool:
+    return isinstance(value, Ref)
+
+
+@dataclass
+class Recorder:
+    """What a run writes while it goes."""
+
+    names: dict[int, str] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+    known: dict[int, tuple[Ref, int]] = field(default_factory=dict)
+    alive: list[Tensor] = field(default_factory=list)
+    changed: dict[int, tuple[Ref, int]] = field(default_factory=dict)
+    open: list[tuple[str, int]] = field(default_factory=list)
+    bytes: int = 0
+
+    def ref(self, tensor: Tensor) -> Ref:
+        """The step that made a tensor; a leaf is added for one that nothing made, or that was written into."""
+        found = self.known.get(id(tensor))
+        if found is not None and found[1] == tensor._version:
+            return found[0]
+        label = self.names.get(id(tensor), "")
+        if found is None:
+            return self.add("leaf", None, (), {}, (tensor,), None, (), label)
+        by, version = self.changed.get(tensor.untyped_storage().data_ptr(), (Ref(0), -1))
+        if version != tensor._version:  # written by nobody who was watched, such as a loader of Parity's
+            return self.add("leaf", None, (), {}, (tensor,), None, (), label)
+        return self.add("written", None, (found[0], by), {}, (tensor,), None, self.steps[by.step].frames, label)
+
+    def add(
+        self,
+        name: str,
+        function: Callable[..., Any] | None,
+        arguments: tuple[Any, ...],
+        keywords: Mapping[str, Any],
+        results: Sequence[Tensor],
+        spec: TreeSpec | None,
+        frames: tuple[Frame, ...],
+        label: str = "",
+    ) -> Ref:
+        """Write one step down; its results are known from here on."""
+        number = len(self.steps)
+        values = tuple(result.detach().clone() for result in results)
+        self.bytes += sum(value.numel() * value.element_size() for value in values)
+        if self.bytes > _MOST_BYTES:
+            raise TooLarge
+        modules = tuple(reversed(self.open))
+        self.steps.append(Step(number, name, function, arguments, keywords, values, spec, frames, modules, label))
+        for part, result in enumerate(results):
+            self.known[id(result)] = Ref(number, part), result._version
+            self.alive.append(result)  # or its identity would recur
+        return Ref(number)
+
+
+class _Tracer(TorchFunctionMode):
+    def __init__(self, recorder: Recorder):
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        frames = _frames(sys._getframe(1))
+        if not frames:
+            return func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            arguments, keywords = tree_map(self._referred, (args, kwargs))
+        result = func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            self._write(func, args, kwargs, arguments, keywords, result, frames)
+        return result
+
+    def _referred(self, value: Any) -> Any:
+        return self.recorder.ref(value) if isinstance(value, Tensor) else value
+
+    def _write(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        arguments: tuple[Any, ...],
+        keywords: Mapping[str, Any],
+        result: Any,
+        frames: tuple[Frame, ...],
+    ) -> None:
+        name = (resolve_name(func) or getattr(func, "__name__", "")).removeprefix("torch.").removeprefix("Tensor.")
+        written = _written_into(name, args, kwargs)
+        if written is not None:
+            result = written
+        leaves, spec = tree_flatten(result)
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        if not tensors or len(tensors) < len(leaves):
+            return
+        ref = self.recorder.add(name, func, arguments, keywords, tensors, spec, frames)
+        if written is not None:
+            self.recorder.changed[written.untyped_storage().data_ptr()] = ref, written._version
+
+
+def _written_into(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The tensor that an operation changes in place."""
+    last = name.rpartition(".")[2]
+    if isinstance(kwargs.get("out"), Tensor):
+        return kwargs["out"]  # type: ignore[no-any-return]
+    in_place = last == "__setitem__" or last.startswith("__i") or (last.endswith("_") and not last.endswith("__"))
+    not_in_place = last in ("__invert__", "__index__", "__int__")
+    return args[0] if in_place and not not_in_place and args and isinstance(args[0], Tensor) else None
+
+
+def _frames(frame: FrameType | None) -> tuple[Frame, ...]:
+    """The frames of an author's code, innermost first; none where Parity itself called the operation."""
+    found = []
+    caller = frame
+    while caller is not None:
+        file = caller.f_code.co_filename
+        if file.startswith(_PARITY):
+            break
+        if not file.startswith((_TORCH, "<frozen")):
+            parent = caller.f_back
+            site = parent.f_lasti if parent is not None else 0
+            found.append(Frame(caller.f_code, caller.f_lineno, id(caller), site, caller.f_lasti))
+        caller = caller.f_back
+    return tuple(found)
+
+
+def _caller(frame: FrameType | None) -> FrameType | None:
+    """Past the frames of Parity and torch: where an author's code called a module."""
+    while frame is not None and frame.f_code.co_filename.startswith((_TORCH, _PARITY)):
+        frame = frame.f_back
+    return frame
+
+
+class Session:
+    """One model being traced: built, loaded and run, in turn."""
+
+    def __init__(self) -> None:
+        self.recorder = Recorder()
+        self.marks: dict[Endpoint, tuple[Ref | None, ...]] = {}
+        self.called: dict[tuple[str, int], tuple[Frame, ...]] = {}
+        self.mode = _Tracer(self.recorder)
+
+    def name(self, model: nn.Module) -> None:
+        """Tell which tensors are a model's parameters and buffers."""
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            self.recorder.names[id(tensor)] = name
+
+    def enter(self, module: str, number: int) -> None:
+        """A module begins."""
+        self.recorder.open.append((module, number))
+        self.called[module, number] = _frames(_caller(sys._getframe(1)))
+
+    def leave(self) -> None:
+        """The module that began last ends."""
+        self.recorder.open.pop()
+
+    def passed(self, endpoint: Endpoint, tensors: Iterable[Tensor]) -> None:
+        """The run passes an endpoint with these tensors."""
+        with torch._C.DisableTorchFunction():
+            self.marks[endpoint] = tuple(self.recorder.ref(tensor) for tensor in tensors)
+
+    def tape(self, logits: Tensor) -> Tape:
+        """What was recorded."""
+        with torch._C.DisableTorchFunction():
+            last = self.recorder.ref(logits)
+        return Tape(tuple(self.recorder.steps), self.marks, last, self.called)
+
+
+Edit = Callable[["Playing", Step], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Pins:
+    """Values handed on as recorded, whatever was made there: to every later step, or to those inside some calls."""
+
+    everywhere: frozenset[Ref] = frozenset()
+    inside: Mapping[Ref, frozenset[tuple[str, int]]] = field(default_factory=dict)
+
+    def hold(self, ref: Ref, step: Step) -> bool:
+        """Whether a step is given the recorded value."""
+        return ref in self.everywhere or not self.inside.get(ref, frozenset()).isdisjoint(step.modules)
+
+
+class Playing:
+    """A tape played again: values that changed, by reference to the recorded ones."""
+
+    def __init__(self, tape: Tape, pins: Pins):
+        self.tape = tape
+        self.pins = pins
+        self.changed: dict[Ref, Tensor] = {}
+
+    def value(self, ref: Ref, step: Step) -> Tensor:
+        """A value as a step is given it."""
+        if ref not in self.changed or self.pins.hold(ref, step):
+            return self.tape.value(ref)
+        return self.changed[ref]
+
+    def own(self, ref: Ref) -> Tensor:
+        """A value as the changed run made it."""
+        return self.changed.get(ref, self.tape.value(ref))
+
+    def given(self, step: Step) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What a step is called with."""
+
+        def filled(value: Any) -> Any:
+            return self.value(value, step) if isinstance(value, Ref) else value
+
+        arguments, keywords = tree_map(filled, (step.arguments, dict(step.keywords)), is_leaf=_is_ref)
+        return arguments, keywords
+
+    def compute(self, step: Step, *arguments: Any, **keywords: Any) -> tuple[Tensor, ...]:
+        """Call a step's function."""
+        assert step.function is not None
+        if _written_into(step.name, arguments, keywords) is not None:
+            arguments = (arguments[0].clone(), *arguments[1:])
+            result = step.function(*arguments, **keywords)
+            result = arguments[0]
+        else:
+            result = step.function(*arguments, **keywords)
+        leaves, _ = tree_flatten(result)
+        return tuple(leaf.detach() for leaf in leaves if isinstance(leaf, Tensor))
+
+    def settle(self, step: Step, values: Sequence[Tensor]) -> None:
+        """Take what a step gives now, where it differs."""
+        for ref, value, recorded in zip(step.refs, values, step.values, strict=True):
+            if value.shape != recorded.shape or not torch.equal(value, recorded):
+                self.changed[ref] = value
+            else:
+                self.changed.pop(ref, None)
+
+
+def play(
+    tape: Tape,
+    edits: Mapping[int, Edit],
+    users: Mapping[Ref, Sequence[int]],
+    pins: Pins = Pins(),  # noqa: B008 (frozen)
+    until: int | None = None,
+) -> Playing:
+    """Play a tape with some steps changed. Call it where the tape was recorded: in promoted float64.
+
+    Args:
+        tape: what was recorded.
+        edits: step number -> what it gives instead.
+        users: the steps that take a value, `uses(tape)`.
+        pins: values that are handed on as recorded, whatever was made there.
+        until: the last step that matters.
+
+    Raises:
+        Exception: whatever torch raises on an edit that does not fit.
+    """
+    playing = Playing(tape, pins)
+    waiting = sorted(edits)
+    queued = set(waiting)
+    while waiting:
+        number = heapq.heappop(waiting)
+        if until is not None and number > until:
+            break
+        step = tape.steps[number]
+        before = set(playing.changed)
+        if number in edits:
+            values = edits[number](playing, step)
+        elif step.function is None:
+            values = _written(playing, step)
+        else:
+            arguments, keywords = playing.given(step)
+            values = playing.compute(step, *arguments, **keywords)
+        playing.settle(step, values)
+        for ref in step.refs:
+            if ref in playing.changed or ref in before:
+                for user in users.get(ref, ()):
+                    if user not in queued and not pins.hold(ref, tape.steps[user]):
+                        queued.add(user)
+                        heapq.heappush(waiting, user)
+    return playing
+
+
+def _written(playing: Playing, step: Step) -> tuple[Tensor, ...]:
+    """A view of something that was written into: it follows if what it was a view of has its shape."""
+    latest = playing.value(step.arguments[-1], step) if step.arguments else step.values[0]
+    return (latest,) if latest.shape == step.values[0].shape else step.values
+
+
+def uses(tape: Tape) -> dict[Ref, list[int]]:
+    """The steps that take each value."""
+    found: dict[Ref, list[int]] = {}
+    for step in tape.steps:
+        for ref in step.inputs:
+            found.setdefault(ref, []).append(step.number)
+    return found
+
+
+def backward(tape: Tape, start: Iterable[Ref], stop: Callable[[Ref, Step], bool]) -> Iterator[Ref]:
+    """The values that `start` was made from, itself included, latest first.
+
+    Not behind those where `stop` holds, which is asked of a value and of the step that takes it.
+    """
+    waiting = set(start)
+    seen = set(waiting)
+    while waiting:
+        ref = max(waiting)
+        waiting.discard(ref)
+        yield ref
+        step = tape.steps[ref.step]
+        for other in step.inputs:
+            if other not in seen and not stop(other, step):
+                seen.add(other)
+                waiting.add(other)
