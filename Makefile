@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help check test lint format types bench clean
+.PHONY: help check test lint format types bench bench-bugs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -28,6 +28,9 @@ types: .venv/.installed-dev ## Check types, strictly
 
 bench: .venv/.installed-dev ## Measure speed and memory, as ratios
 	$(BIN)/python bench/run.py
+
+bench-bugs: .venv/.installed-dev ## Measure how many bugs Parity finds, and write docs/benchmark.md
+	$(BIN)/python -m bench.bugs --write docs/benchmark.md
 
 clean: ## Remove .venv and everything that was built
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -6,7 +6,7 @@ the port computes on the way are, one after the other.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -22,6 +22,7 @@ from parity.explain.match import Key, key_of, mask_of, same
 from parity.explain.mutations import Context, Mutation, joined, lifted, propose, together
 from parity.explain.record import Tapes
 from parity.explain.trace import Pins, Playing, Ref, backward, play, uses
+from parity.explain.roles import Role
 from parity.names import template
 from parity.pair.promote import precision
 from parity.records import Explanation
@@ -29,6 +30,8 @@ from parity.records import Explanation
 REPRODUCED = 1e-10  # residual from which on a mutation counts as the cause
 _MOST_STEPS = 170  # operations of the reference that are tried; a segment between two modules has far fewer
 _MOST_FAULTS = 3
+_EQUAL = 1e-14
+_HUGE = 1e12
 _PAIRED = 24
 _LIFTED = 6
 _TOLD = 3
@@ -77,6 +80,14 @@ class Room:
     def of(cls, sides: Sides, measured: Forward, tapes: Tapes, context: Context) -> "Room":
         """The room of one check."""
         return cls(sides, measured, tapes, context, pins(tapes, measured))
+
+    def with_numbers(self, suspicion: Suspicion) -> "Room":
+        """The room with the numbers that the port used on the way to a wrong value, as candidates for mutations."""
+        steps = [self.tapes.port.steps[ref.step] for ref in suspicion.unexplained]
+        given = [value for step in steps for value in (*step.arguments, *step.keywords.values())]
+        numbers = [float(v) for v in given if isinstance(v, int | float) and not isinstance(v, bool)]
+        found = tuple(dict.fromkeys(number for number in numbers if abs(number) < _HUGE))
+        return replace(self, context=replace(self.context, at_hand=found))
 
     @cached_property
     def port_users(self) -> dict[Ref, list[int]]:
@@ -142,6 +153,55 @@ def pins(tapes: Tapes, measured: Forward) -> Pins:
     return Pins(frozenset(everywhere), {ref: frozenset(calls) for ref, calls in inside.items()})
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """Values of the port that nothing accounts for yet, to be looked up by values of a changed reference."""
+
+    tables: Mapping[int, list[tuple[Key, Ref]]]
+    masks: list[tuple[Tensor, Ref]]
+    whole: Mapping[int, list[Ref]]
+    room: Room
+    values: Values
+
+    @classmethod
+    def of(cls, room: Room, refs: Iterable[Ref], values: Values) -> "_Wanted":
+        tables: dict[int, list[tuple[Key, Ref]]] = {}
+        masks: list[tuple[Tensor, Ref]] = []
+        whole: dict[int, list[Ref]] = {}
+        for ref in refs:
+            value = room.tapes.port.value(ref)
+            mask = mask_of(value)
+            key = key_of(value)
+            if mask is not None:
+                masks.append((mask, ref))
+            elif key is not None:
+                tables.setdefault(key.size, []).append((key, ref))
+            elif not value.is_floating_point():
+                whole.setdefault(value.numel(), []).append(ref)
+        return cls(tables, masks, whole, room, values)
+
+    def found(self, changed: Mapping[Ref, Tensor]) -> tuple[Ref, ...]:
+        """Those that are among the changed values."""
+        found: set[Ref] = set()
+        for value in changed.values():
+            if value.dtype == torch.bool or (value.ndim > 2 and value.shape[-1] == value.shape[-2] and self.masks):
+                mask = mask_of(value)
+                if mask is not None:
+                    found |= {ref for other, ref in self.masks if _same_mask(mask, other)}
+                    continue
+            if value.numel() in self.tables:
+                key = key_of(value)
+                near = [ref for other, ref in self.tables[value.numel()] if key is not None and key.near(other)]
+                found |= {ref for ref in near if same(self.room.tapes.port.value(ref), value)}
+            elif value.numel() in self.whole and not value.is_floating_point():
+                found |= {ref for ref in self.whole[value.numel()] if same(self.room.tapes.port.value(ref), value)}
+        return tuple(sorted(found))
+
+
+def _same_mask(first: Tensor, second: Tensor) -> bool:
+    return first.shape[-2:] == second.shape[-2:] and bool((first == second).all())
+
+
 @torch.no_grad()
 def diagnose(room: Room, endpoint: Endpoint, values: Values) -> Diagnosis:
     """Explain the port's value at one place of the reference.
@@ -155,11 +215,12 @@ def diagnose(room: Room, endpoint: Endpoint, values: Values) -> Diagnosis:
     first = suspicion
     faults: list[Fault] = []
     solved = False
+    room = room.with_numbers(first)
     with precision(True):
         for _ in range(_MOST_FAULTS):
             base = [fault.first for fault in faults]
             steps = _segment(room, endpoint, base)
-            fault = _fault(room, endpoint, steps, base, _Wanted.of(room, suspicion.unexplained))
+            fault = _fault(room, endpoint, steps, base, _Wanted.of(room, suspicion.unexplained, values))
             if fault is None:
                 break
             faults.append(fault)
@@ -169,30 +230,30 @@ def diagnose(room: Room, endpoint: Endpoint, values: Values) -> Diagnosis:
             playing = room.play([each.first for each in faults], _until(room, endpoint))
             values = Values.of(room.tapes, playing.changed if playing else {})
             suspicion = values.suspicion(room.port_refs(endpoint))
-        if not faults and (fault := _meant_for(room, endpoint, values)) is not None:
-            faults, solved = [fault], True
         if not faults:
             faults = list(_pairs(room, endpoint, _segment(room, endpoint, [])))
             solved = bool(faults)
     return Diagnosis(first, tuple(faults), solved)
 
 
-def _meant_for(room: Room, endpoint: Endpoint, values: Values) -> Fault | None:
+def _meant_for(room: Room, endpoint: Endpoint, wanted: _Wanted) -> Fault | None:
     """Where the port has a value that the reference has at another place."""
     targets, own = room.targets(endpoint), room.port_refs(endpoint)
     if len(targets) != 1 or not own:
         return None
-    found = values.index.find(room.tapes.port.value(own[0]))
+    found = wanted.values.index.find(room.tapes.port.value(own[0]))
     if found is None or found[1] != "same" or found[0] == targets[0]:
         return None
     other, target = found[0], room.tapes.reference.steps[targets[0].step]
     what, verb = room.context.name_of(other), "were given" if endpoint.kind == "input" else "gave"
+    blocks = {room.context.place(target).role, *(room.context.role_of(name) for name in (what.split()[-1],))}
     mutation = Mutation(
-        "residual-topology",
+        "layer-wiring" if Role.layer in blocks else "residual-topology",
         f"{template(endpoint.module)} {endpoint.kind} <- {template(what)}",
         f"behaves as if {endpoint.module} {verb} {what}",
         {target.number: lambda playing, step: (playing.tape.value(other).reshape(step.values[0].shape),)},
         target.number,
+        moves=True,
     )
     playing = room.play([mutation], target.number)
     if playing is None or not (residual := room.residual(endpoint, playing)) <= REPRODUCED:
@@ -221,54 +282,6 @@ def _segment(room: Room, endpoint: Endpoint, base: Sequence[Mutation]) -> list[i
     return sorted({*chosen, *(number for number in taken if tape.steps[number].function is not None)})
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """Values of the port that nothing accounts for yet, to be looked up by values of a changed reference."""
-
-    tables: Mapping[int, list[tuple[Key, Ref]]]
-    masks: list[tuple[Tensor, Ref]]
-    whole: Mapping[int, list[Ref]]
-    room: Room
-
-    @classmethod
-    def of(cls, room: Room, refs: Iterable[Ref]) -> "_Wanted":
-        tables: dict[int, list[tuple[Key, Ref]]] = {}
-        masks: list[tuple[Tensor, Ref]] = []
-        whole: dict[int, list[Ref]] = {}
-        for ref in refs:
-            value = room.tapes.port.value(ref)
-            mask = mask_of(value)
-            key = key_of(value)
-            if mask is not None:
-                masks.append((mask, ref))
-            elif key is not None:
-                tables.setdefault(key.size, []).append((key, ref))
-            elif not value.is_floating_point():
-                whole.setdefault(value.numel(), []).append(ref)
-        return cls(tables, masks, whole, room)
-
-    def found(self, changed: Mapping[Ref, Tensor]) -> tuple[Ref, ...]:
-        """Those that are among the changed values."""
-        found: set[Ref] = set()
-        for value in changed.values():
-            if value.dtype == torch.bool or (value.ndim > 2 and value.shape[-1] == value.shape[-2] and self.masks):
-                mask = mask_of(value)
-                if mask is not None:
-                    found |= {ref for other, ref in self.masks if _same_mask(mask, other)}
-                    continue
-            if value.numel() in self.tables:
-                key = key_of(value)
-                near = [ref for other, ref in self.tables[value.numel()] if key is not None and key.near(other)]
-                found |= {ref for ref in near if same(self.room.tapes.port.value(ref), value)}
-            elif value.numel() in self.whole and not value.is_floating_point():
-                found |= {ref for ref in self.whole[value.numel()] if same(self.room.tapes.port.value(ref), value)}
-        return tuple(sorted(found))
-
-
-def _same_mask(first: Tensor, second: Tensor) -> bool:
-    return first.shape[-2:] == second.shape[-2:] and bool((first == second).all())
-
-
 def _fault(
     room: Room, endpoint: Endpoint, steps: Sequence[int], base: Sequence[Mutation], wanted: _Wanted
 ) -> Fault | None:
@@ -279,10 +292,20 @@ def _fault(
         hits = []
         for mutation in tier:
             playing = room.play([*base, mutation], until)
-            if playing is not None and room.residual(endpoint, playing) <= REPRODUCED:
-                hits.append((mutation, playing))
+            residual = float("inf") if playing is None else room.residual(endpoint, playing)
+            if playing is not None and residual <= REPRODUCED:
+                hits.append((residual, mutation, playing))
         if hits:
-            return _told(room, endpoint, hits)
+            best_residual = min(residual for residual, _, _ in hits)
+            return _told(
+                room,
+                endpoint,
+                [(m, p) for residual, m, p in hits if residual <= 100 * best_residual + _EQUAL],
+                wanted.values,
+            )
+    meant = _meant_for(room, endpoint, wanted) if not base else None
+    if meant is not None:
+        return meant
     best: list[tuple[Mutation, Playing]] = []
     most = 0
     for mutation in proposals:
@@ -292,13 +315,13 @@ def _fault(
             most, best = count, []
         if playing is not None and count == most > 0:
             best.append((mutation, playing))
-    return _told(room, endpoint, _in_other_layers(room, endpoint, best, base, wanted)) if best else None
+    return _told(room, endpoint, _in_other_layers(room, endpoint, best, base, wanted), wanted.values) if best else None
 
 
-def _told(room: Room, endpoint: Endpoint, found: Sequence[tuple[Mutation, Playing]]) -> Fault:
+def _told(room: Room, endpoint: Endpoint, found: Sequence[tuple[Mutation, Playing]], values: Values) -> Fault:
     ranked = sorted(found, key=lambda each: each[0].weight)
     playing = ranked[0][1]
-    made_of = _Wanted.of(room, backward(room.tapes.port, room.port_refs(endpoint), lambda ref, _: False))
+    made_of = _Wanted.of(room, backward(room.tapes.port, room.port_refs(endpoint), lambda ref, _: False), values)
     explained = made_of.found(playing.changed)
     sites = {ref: value for ref, value in playing.changed.items() if ref.step in ranked[0][0].edits}
     mutations = tuple(dict((each.text, each) for each, _ in reversed(ranked)).values())[::-1]

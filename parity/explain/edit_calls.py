@@ -24,12 +24,13 @@ def propose(context: Context, call: tuple[str, int], region: Region) -> Iterator
     main = [ref for ref in values if context.tape.value(ref).shape == result.shape]
     last = context.tape.steps[output.step]
     role = context.place(last).role
-    if len(main) == 1 and len(values) == 1 and result.is_floating_point():
+    if len(main) == 1 and result.is_floating_point():
         yield _dropped(context, call[0], main[0], output, role)
         yield _twice(context, call[0], region, main[0], output, role)
         if role == Role.activation:
             yield from _other_activations(main[0], output)
         yield from _other_inputs(context, call[0], region, main[0], output)
+        yield from _norm_of_sum(context, call[0], region, main[0], output, role)
     yield from _other_weights(context, call[0], region, output)
 
 
@@ -50,6 +51,27 @@ def _dropped(context: Context, module: str, given: Ref, output: Ref, role: Role)
     edit = _here(lambda playing, step: playing.value(given, step))
     name, text = f"{last} left out", f"behaves as if {last} were left out"
     return Mutation(cause, name, text, {output.step: edit}, output.step, 0.95, omits=True)
+
+
+def _norm_of_sum(
+    context: Context, module: str, region: Region, given: Ref, output: Ref, role: Role
+) -> Iterator[Mutation]:
+    """A norm taken after the residual was added, not before."""
+    if role != Role.norm:
+        return
+    for number in context.users.get(output, ()):
+        step = context.tape.steps[number]
+        others = [ref for ref in step.inputs if ref != output]
+        if step.name != "add" or len(others) != 1:
+            continue
+
+        def change(playing: Playing, step: Step, other: Ref = others[0]) -> Tensor:
+            total = playing.value(given, step) + playing.value(other, step)
+            return again(playing, context, region, {given: total}, output)
+
+        last = module.rpartition(".")[2]
+        text = f"behaves as if {last} came after the residual was added"
+        yield Mutation("residual-topology", f"{last} of the sum", text, {number: _here(change)}, number)
 
 
 def _twice(context: Context, module: str, region: Region, given: Ref, output: Ref, role: Role) -> Mutation:

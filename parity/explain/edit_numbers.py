@@ -24,9 +24,15 @@ _COMMON = {"eps": (1e-5, 1e-6, 1e-8, 1e-12, 0.0, 2.220446049250313e-16, 1.192092
 _BASES = (10_000.0, 500_000.0, 1_000_000.0)
 
 
+_IN_PLACE = {
+    "__itruediv__": "div", "__idiv__": "div", "__imul__": "mul", "__iadd__": "add", "__isub__": "sub", "mul_": "mul",
+    "div_": "div", "add_": "add", "sub_": "sub", "__ipow__": "pow", "pow_": "pow",
+}  # fmt: skip
+
+
 def propose(context: Context, step: Step) -> Iterator[Mutation]:
     """Other values for each number that a step is given, as an argument or as a tensor of one element."""
-    if step.name not in _ARITHMETIC:
+    if _IN_PLACE.get(step.name, step.name) not in _ARITHMETIC:
         return
     for at, argument in enumerate(step.arguments):
         value = _number(context, argument)
@@ -87,10 +93,13 @@ def _others(context: Context, step: Step, value: float) -> list[float]:
         candidates += [value + 1, value - 1, 10 * value] if whole or role == Role.frequencies else []
         candidates += [math.sqrt(value), value**-0.5, 1 / value, value * value] if value > 0 else []
         if role in (Role.frequencies, Role.rope):
-            candidates += [number for number in context.numbers.values() if isinstance(number, float) and number >= 1]
+            given = [number for number in context.numbers.values() if isinstance(number, float) and number >= 1]
+            candidates += [*given, *(1 / number for number in given)]
             candidates += _BASES if value > 1000 else ()
         elif role not in (Role.norm, Role.final_norm, Role.qk_norm, Role.repeat) and step.name != "pow":
             candidates += context.derived
+    if step.name not in ("pow", "topk", "arange"):
+        candidates += [*context.at_hand, *(1 / number for number in context.at_hand if number)]
     own = {value}
     return [other for other in dict.fromkeys(candidates) if other not in own and not (whole and other != int(other))]
 
@@ -105,7 +114,7 @@ def _field(context: Context, value: float) -> str:
 
 def _likelihood(context: Context, value: float, other: float, field: str) -> float:
     """Lighter for what a slip makes of a number: dropping it, or taking another one of the config."""
-    if field and not (other in (0, 1)):
+    if field:
         return 0.9
     if other in (0, 1):
         return 1.0
@@ -156,13 +165,28 @@ def _cause(context: Context, step: Step, value: float, other: float, field: str)
 
 
 def _rope_cause(context: Context, step: Step, value: float, other: float, field: str) -> str:
+    name = _IN_PLACE.get(step.name, step.name)
     thetas = {number for name, number in context.numbers.items() if "theta" in name or "base_freq" in name}
     if value in thetas or field.endswith("rope_theta"):
         return "rope-layer-type" if other in thetas else "rope-theta-config"
     if step.name in ("pow", "__rpow__", "rpow"):
         return "rope-theta-config"
-    if "arange" in step.name:
+    if "arange" in step.name or (step.name in ("div", "truediv") and value in _widths(context)):
         return "partial-rotary"
-    if "factor" in field or step.name in ("div", "mul", "truediv", "__rtruediv__"):
+    if step.name == "__rtruediv__" and other and 1 / other in _factors(context):
+        return "rope-layer-type"
+    if "factor" in field or name in ("div", "mul", "truediv", "__rtruediv__"):
         return "rope-scaling-dropped" if other == 1 else "rope-scaling-details"
     return "rope-scaling-details"
+
+
+def _widths(context: Context) -> set[float]:
+    """Widths of a head, told by the config or worked out from it."""
+    named = {number for name, number in context.numbers.items() if "head_dim" in name}
+    heads = context.numbers.get("num_attention_heads") or context.numbers.get("n_head") or 1
+    hidden = context.numbers.get("hidden_size") or context.numbers.get("n_embd") or 0
+    return named | {hidden // heads}
+
+
+def _factors(context: Context) -> set[float]:
+    return {number for name, number in context.numbers.items() if name.endswith("factor")}

@@ -1,6 +1,7 @@
 """Mutations of single operations: left out, replaced by a near relative, or given another value at hand."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -47,6 +48,13 @@ def propose(context: Context, step: Step) -> Iterator[Mutation]:
         yield from _one_operand(context, step)
     if name in _COMPARISONS:
         yield _of(context, step, "comparison", "a comparison counts its own end the other way", _compare, 1.0)
+        yield from _shifted(context, step)
+    if name == "mul":
+        yield from _softcap(context, step)
+    if name in ("mul", "matmul", "nn.functional.linear", "div"):
+        yield from _capped(context, step)
+    if name == "add":
+        yield from _masks(context, step)
     if name in _UNARY:
         yield _of(context, step, f"{name} left out", f"{name.rpartition('.')[2]} is left out", _first_input, 1.0)
     if name in _ACTIVATION_STEPS:
@@ -67,6 +75,7 @@ def propose(context: Context, step: Step) -> Iterator[Mutation]:
     if name in ("chunk", "split", "unbind", "split_with_sizes"):
         yield from _parts(context, step)
     if name in ("cat", "concat"):
+        yield from _repeated(context, step)
         yield _of(context, step, "cat order", "the parts are put together in another order", _cat_reversed, 1.1)
     if name in ("add", "sub", "mul", "matmul", "__and__", "nn.functional.embedding"):
         yield from _rewired(context, step)
@@ -381,9 +390,113 @@ def _parts(context: Context, step: Step) -> Iterator[Mutation]:
             yield Mutation(cause, f"{step.name} {name}", f"behaves as if {text}", {step.number: edit}, step.number)
 
 
+def _repeated(context: Context, step: Step) -> Iterator[Mutation]:
+    """A table of two equal halves, laid out in pairs of neighbours."""
+    parts = step.arguments[0]
+    if isinstance(parts, tuple | list) and len(parts) == 2 and parts[0] == parts[1]:
+
+        def change(playing: Playing, step: Step) -> Tensor:
+            return playing.value(parts[0], step).repeat_interleave(2, -1)
+
+        text = "the table were laid out for pairs of neighbours, not for halves"
+        yield _of(context, step, "repeated by twos", text, change, 1.0, "rope-pairing")
+
+
 def _cat_reversed(playing: Playing, step: Step) -> Tensor:
     arguments, keywords = playing.given(step)
     return playing.compute(step, type(arguments[0])(reversed(arguments[0])), *arguments[1:], **keywords)[0]
+
+
+def _shifted(context: Context, step: Step) -> Iterator[Mutation]:
+    """A limit one further or one nearer, or none at all."""
+
+    def change(playing: Playing, step: Step, by: int) -> Tensor:
+        arguments, _ = playing.given(step)
+        return playing.compute(step, arguments[0], arguments[1] + by)[0]
+
+    for by in (1, -1):
+        text = f"the limit of a comparison lay {abs(by)} {'further' if by > 0 else 'nearer'}"
+        yield _of(context, step, f"limit {by:+d}", text, partial(change, by=by), 1.0)
+    text = "a limit is left out: everything is let through"
+    yield _of(context, step, "no limit", text, lambda playing, step: torch.ones_like(step.values[0]), 1.0)
+
+
+def _softcap(context: Context, step: Step) -> Iterator[Mutation]:
+    """tanh(x / cap) * cap with a part of it missing."""
+    inner = context.producer(step.arguments[0]) if isinstance(step.arguments[0], Ref) else None
+    if inner is None or inner.name != "tanh":
+        return
+    divided = context.producer(inner.arguments[0])
+    if divided.name not in ("div", "mul", "truediv"):
+        return
+
+    def bare(playing: Playing, step: Step) -> Tensor:
+        return playing.value(divided.arguments[0], divided)
+
+    def times(playing: Playing, step: Step) -> Tensor:
+        return bare(playing, step) * playing.value(inner.refs[0], step)
+
+    def clamped(playing: Playing, step: Step) -> Tensor:
+        cap = float(playing.given(step)[0][1])
+        return bare(playing, step).clamp(-cap, cap)
+
+    yield _of(context, step, "cap left out", "the soft cap is left out", bare, 0.9, "softcap")
+    yield _of(context, step, "x * tanh", "the soft cap multiplied x by its tanh", times, 1.0, "softcap")
+    yield _of(context, step, "clamp", "the cap were hard", clamped, 1.0, "softcap")
+    if isinstance(step.arguments[1], int | float):
+        cap = float(step.arguments[1])
+        text = "the soft cap is not multiplied back"
+        yield _of(context, step, "not multiplied", text, lambda p, s: torch.tanh(bare(p, s) / cap), 0.95, "softcap")
+        text = "the soft cap does not divide first"
+        yield _of(context, step, "not divided", text, lambda p, s: torch.tanh(bare(p, s)) * cap, 0.95, "softcap")
+
+
+def _capped(context: Context, step: Step) -> Iterator[Mutation]:
+    """A soft cap where there is none."""
+    role, value = context.place(step).role, step.values[0]
+    square = value.ndim == 4 and value.shape[-1] == value.shape[-2]
+    if not ((role == Role.attention and square) or role == Role.head):
+        return
+    caps = {number for name, number in context.numbers.items() if "softcap" in name}
+    for cap in sorted({*caps, 30.0, 50.0, *context.at_hand}):
+        if cap <= 0:
+            continue
+
+        def change(playing: Playing, step: Step, cap: float = cap) -> Tensor:
+            arguments, keywords = playing.given(step)
+            return torch.tanh(playing.compute(step, *arguments, **keywords)[0] / cap) * cap
+
+        yield _of(context, step, f"soft cap {cap:g}", f"a soft cap of {cap:g} were applied", change, 1.0, "softcap")
+
+
+def _masks(context: Context, step: Step) -> Iterator[Mutation]:
+    """Hidden scores that are not hidden: set to zero, or struck out only after the softmax."""
+    masks = [at for at, ref in enumerate(step.arguments[:2]) if isinstance(ref, Ref) and _is_mask(context, ref)]
+    if len(masks) != 1:
+        return
+    at = masks[0]
+
+    def zero(playing: Playing, step: Step) -> Tensor:
+        arguments, _ = playing.given(step)
+        result: Tensor = arguments[1 - at].masked_fill(arguments[at] < 0, 0.0)
+        return result
+
+    yield _of(
+        context, step, "hidden scores zero", "hidden scores were 0, not minus infinity", zero, 1.0, "attention-mask"
+    )
+
+    def turned(playing: Playing, step: Step) -> Tensor:
+        arguments, _ = playing.given(step)
+        result: Tensor = arguments[1 - at] + arguments[at].transpose(-1, -2)
+        return result
+
+    text = "the mask were transposed: tokens see what comes after them"
+    yield _of(context, step, "mask transposed", text, turned, 1.0, "attention-mask")
+
+
+def _is_mask(context: Context, ref: Ref) -> bool:
+    value = context.tape.value(ref)
+    return value.is_floating_point() and value.ndim >= 2 and bool((value < -1e9).any())
 
 
 def _compare(playing: Playing, step: Step) -> Tensor:

@@ -129,7 +129,7 @@ def _half_of_it(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: 
     size = value.shape[-1] // 2
     part, rest = value[..., :size], value[..., size:]
     cos, sin = (table if table.ndim == value.ndim else table.unsqueeze(1) for table in (cos, sin))
-    angles = (_first(cos, size), _first(sin, size))
+    angles = (_narrow(cos, size), _narrow(sin, size))
     first, second = part.chunk(2, -1)
     return torch.cat((part * angles[0] + torch.cat((-second, first), -1) * angles[1], rest), -1)
 
@@ -140,9 +140,28 @@ def _half_kept(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: T
     return torch.cat((rotate(value)[..., :size], value[..., size:]), -1)
 
 
-def _first(table: Tensor, size: int) -> Tensor:
-    quarter = table[..., : size // 2]
-    return torch.cat((quarter, quarter), -1)
+def _quarter(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Only the first half of the features is rotated, by the first frequencies of the whole."""
+    size = value.shape[-1] // 2
+    part, rest = value[..., :size], value[..., size:]
+    cos, sin = (table if table.ndim == value.ndim else table.unsqueeze(1) for table in (cos, sin))
+    cos, sin = (torch.cat((table[..., : size // 2],) * 2, -1) for table in (cos, sin))
+    first, second = part.chunk(2, -1)
+    return torch.cat((part * cos + torch.cat((-second, first), -1) * sin, rest), -1)
+
+
+def _narrow(table: Tensor, size: int) -> Tensor:
+    """The table of a rope half as wide: every other frequency."""
+    frequencies = table[..., : table.shape[-1] // 2][..., ::2][..., : size // 2]
+    return torch.cat((frequencies, frequencies), -1)
+
+
+def _neighbour_table(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return rotate(value, cos=_interleave(cos), sin=_interleave(sin))
+
+
+def _half_table(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return rotate(value, cos=_separate(cos), sin=_separate(sin))
 
 
 def _one_position(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -171,6 +190,14 @@ _VARIANTS: tuple[tuple[str, Variant, str, str], ...] = (
     ("cos and sin exchanged", _exchanged, "rope-pairing", "were rotated with cosines and sines exchanged"),
     ("head axis", _head_axis, "rope-axis-or-twice", "were rotated by their head's index, not their position"),
     ("first half", _half_of_it, "partial-rotary", "were rotated in their first half only, as a narrower rope"),
+    ("first quarter", _quarter, "partial-rotary", "were rotated in their first half only, by the first frequencies"),
+    (
+        "table of neighbours",
+        _neighbour_table,
+        "rope-pairing",
+        "were rotated in halves by tables laid out for neighbours",
+    ),
+    ("table of halves", _half_table, "rope-pairing", "were rotated by tables laid out for halves"),
     ("half kept", _half_kept, "partial-rotary", "were rotated in their first half only"),
     ("one position", _one_position, "position-ids", "were all rotated as position 0"),
     ("later", _later, "position-ids", "were rotated one position further"),

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+
+from torch import nn
 
 from parity.compare.capture import LOGITS, Endpoint
 from parity.compare.sides import parents
@@ -9,9 +12,9 @@ from parity.compare.stages import Forward, Sides
 from parity.explain.diagnose import Diagnosis, Fault, Room, diagnose, explanations
 from parity.explain.findings import Located
 from parity.explain.locate import Code, Values, source_at
-from parity.explain.match import is_layout
+from parity.explain.match import is_layout, is_neutral
 from parity.explain.mutations import Context
-from parity.explain.provenance import Use, origin
+from parity.explain.provenance import Use, built_at, origin
 from parity.explain.record import tapes
 from parity.explain.roles import Role
 from parity.explain.trace import Frame, Ref, Step, TooLarge, backward
@@ -83,7 +86,7 @@ class _Desk:
 
     def _unexplained(self, finding: Finding, endpoint: Endpoint, found: Diagnosis) -> Finding:
         step = self._suspect(found)
-        source = self.code.source(step) if step else self._calling(endpoint)
+        source = self._source(step, None) if step else self._calling(endpoint)
         reference = self._reference_suspect(endpoint)
         return replace(finding, port_source=source, reference_source=reference)
 
@@ -135,16 +138,63 @@ class _Desk:
 
     def _line(self, endpoint: Endpoint, found: Diagnosis, fault: Fault) -> Source | None:
         if fault.first.omits:
-            left = self._consumer(fault)
+            left = self._left_out(fault)
             if left is not None:
-                return source_at(left.file, left.line)
+                return left
         step = self._culprit(found, fault)
-        if step is None:
-            return self._calling(endpoint)
-        frame = self.code.frame(step)
-        if frame is None:
+        return self._calling(endpoint) if step is None else self._source(step, fault)
+
+    def _source(self, step: Step, fault: Fault | None) -> Source | None:
+        """The line of a step, or of the call that led to it where the step's own line is right elsewhere."""
+        frames = self.code.frames(step)
+        if not frames:
             return None
-        return source_at(frame.file, self._origin(step, frame, fault))
+        frame = self._outward(step, frames)
+        if frame is not frames[0]:
+            return source_at(frame.file, frame.line)
+        built = self._built(step, frame)
+        if built is not None:
+            return built
+        return source_at(frame.file, frame.line if fault is None else self._origin(step, frame, fault))
+
+    def _outward(self, step: Step, frames: Sequence[Frame]) -> Frame:
+        """The innermost frame whose line is wrong wherever it ran: code that is right elsewhere was called wrongly."""
+        chain = [(frame.code, frame.at) for frame in frames]
+        for level, frame in enumerate(frames):
+            alike = [
+                other
+                for other, others in self.chains.get((step.name, *chain[: level + 1]), ())
+                if frame.instance not in others and self.values.judged(other)
+            ]
+            right = any(all(self.values.relation(ref) == "same" for ref in other.refs) for other in alike)
+            if not right or level == len(frames) - 1:
+                return frame
+        return frames[-1]
+
+    @cached_property
+    def chains(self) -> dict[tuple[object, ...], list[tuple[Step, set[int]]]]:
+        """The port's steps by name and by the calls under which they ran, as far out as wanted."""
+        found: dict[tuple[object, ...], list[tuple[Step, set[int]]]] = {}
+        for step in self.room.tapes.port.steps:
+            frames = self.code.frames(step)
+            instances = {frame.instance for frame in frames}
+            chain = [(frame.code, frame.at) for frame in frames]
+            for level in range(len(chain)):
+                found.setdefault((step.name, *chain[: level + 1]), []).append((step, instances))
+        return found
+
+    def _built(self, step: Step, frame: Frame) -> Source | None:
+        """Where a module of torch's own was made: nothing but how it was made can be wrong about it."""
+        module = self.modules.get(step.module)
+        if module is None or not type(module).__module__.startswith("torch."):
+            return None
+        line = built_at(frame.file, step.module)
+        return None if line is None else source_at(frame.file, line)
+
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """The port's modules by name."""
+        return dict(self.room.tapes.port_model.named_modules())
 
     def _culprit(self, found: Diagnosis, fault: Fault) -> Step | None:
         """The step of the port that makes the wrong value: the first that only the changed reference accounts for.
@@ -181,39 +231,41 @@ class _Desk:
         """The line that calls the port's module: a right value went to the wrong place."""
         for wire in self.room.wires(endpoint):
             frames = self.room.tapes.port.called.get((wire.port.module, wire.port.number), ())
-            own = [frame for frame in frames if frame.file.startswith(self.code.folders)] or list(frames)
+            own = self.code.of(frames)
             if own:
                 return source_at(own[0].file, own[0].line)
         return None
 
-    def _consumer(self, fault: Fault) -> Frame | None:
+    def _left_out(self, fault: Fault) -> Source | None:
         """Where the port goes on with the value that an operation was left out on, in the function that made it."""
         tape = self.room.tapes.port
         for made in fault.bare:
-            producer = self.code.frame(tape.steps[made.step])
-            waiting = [made]
+            producer = self.code.frames(tape.steps[made.step])
+            instances = [frame.instance for frame in producer]
+            waiting, seen = [made], {made}
             while waiting:
                 ref = min(waiting)
                 waiting.remove(ref)
                 for number in self.room.port_users.get(ref, ()):
                     step = tape.steps[number]
-                    same_run = [
-                        frame
-                        for frame in step.frames
-                        if producer and frame.instance == producer.instance and frame.code is producer.code
-                    ]
-                    if same_run and (same_run[0].line != producer.line if producer else True):
-                        return same_run[0]
-                    if is_layout(step.name) or same_run:
-                        waiting += step.refs
-                    elif self.code.frame(step) is not None:
-                        return self.code.frame(step)
+                    if all(self.values.relation(other) == "same" for other in step.refs) and is_neutral(step):
+                        frames = self.code.frames(step)
+                        return source_at(frames[0].file, self._origin(step, frames[0], fault)) if frames else None
+                    if is_layout(step.name):
+                        waiting += [other for other in step.refs if other not in seen]
+                        seen |= set(step.refs)
+                        continue
+                    shared = [frame for frame in self.code.frames(step) if frame.instance in instances]
+                    if shared and producer and shared[0].instance != producer[0].instance:
+                        return source_at(producer[0].file, producer[0].line)
+                    if shared:
+                        return source_at(shared[0].file, shared[0].line)
+            if producer:
+                return source_at(producer[0].file, producer[0].line)
         return None
 
     def _origin(self, step: Step, frame: Frame, fault: Fault) -> int:
         """The line where a wrong number comes from, where a number is what is wrong."""
-        if fault.first.number is None:
-            return frame.line
         tape = self.room.tapes.port
         numbers = []
         for argument in (*step.arguments, *step.keywords.values()):
@@ -222,8 +274,9 @@ class _Desk:
             elif isinstance(argument, int | float) and not isinstance(argument, bool):
                 numbers.append(float(argument))
         right = fault.first.number
+        if right is None:
+            return frame.line
         wrong = [number for number in numbers if abs(number - right) > 1e-9 * abs(right)]
         if not wrong or len(wrong) < len(numbers):
             return frame.line
-        module = dict(self.room.tapes.port_model.named_modules()).get(step.module)
-        return origin(Use(frame.file, frame.line, frame.span, module, step.module), wrong[0])
+        return origin(Use(frame.file, frame.line, frame.span, step.scope, step.module), wrong[0])

@@ -7,7 +7,7 @@ was left out has no line of its own: it shows at the one that takes what it shou
 import linecache
 import os
 import sysconfig
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from parity.explain.record import Tapes
 from parity.explain.trace import Frame, Ref, Step, Tape, backward
 from parity.records import Source
 
+_FEWEST = 4
 _SITE = sysconfig.get_paths()["purelib"]
 
 
@@ -73,6 +74,10 @@ class Values:
                 self._weak[ref] = bool(inputs) and all(self._handed(other) for other in inputs)
         return self._weak[ref]
 
+    def judged(self, step: Step) -> bool:
+        """Whether a step gives something that can be told from other values."""
+        return any(value.numel() >= _FEWEST and value.is_floating_point() for value in step.values)
+
     def _handed(self, ref: Ref) -> bool:
         """Not itself of the reference, but accounted for."""
         step = self.tape.steps[ref.step]
@@ -119,15 +124,19 @@ class Code:
 
     folders: tuple[str, ...]
 
-    def frame(self, step: Step) -> Frame | None:
-        """The innermost frame of a step in that code, else the innermost of all."""
-        own = [frame for frame in step.frames if frame.file.startswith(self.folders)] if self.folders else []
-        return next(iter(own or step.frames), None)
+    def of(self, frames: Sequence[Frame]) -> list[Frame]:
+        """The frames that are in that code, innermost first; all of them if none is."""
+        own = [frame for frame in frames if frame.file.startswith(self.folders)] if self.folders else []
+        return own or list(frames)
+
+    def frames(self, step: Step) -> list[Frame]:
+        """The frames of a step in that code."""
+        return self.of(step.frames)
 
     def source(self, step: Step) -> Source | None:
         """The line that a step was written on; None if its file cannot be read."""
-        frame = self.frame(step)
-        return None if frame is None else source_at(frame.file, frame.line)
+        frames = self.frames(step)
+        return source_at(frames[0].file, frames[0].line) if frames else None
 
 
 def source_at(file: str, line: int) -> Source | None:

@@ -6,7 +6,7 @@ either sign to a third: masks are compared by what they let through.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from parity.compare.measure import best_layout
-from parity.explain.trace import Ref, Tape
+from parity.explain.trace import Ref, Step, Tape
 from parity.records import PROMOTED_NOISE
 
 _FEWEST = 4  # elements; smaller values agree by chance
@@ -27,8 +27,8 @@ Relation = Literal["same", "reordered", "scaled"]
 def mask_of(value: Tensor) -> Tensor | None:
     """What a mask lets through, `[..., T, S]` bool; None if the value is no mask.
 
-    A token always sees itself, which tells the sign of a boolean mask. What lies after the token is left out, as masks
-    are often put together from parts that say nothing of it.
+    A token always sees itself, which tells the sign of a boolean mask. What lies after the token is left out where a
+    part of a mask says nothing of it.
     """
     if value.ndim < 2 or value.shape[-1] != value.shape[-2] or value.shape[-1] < 3:
         return None
@@ -46,7 +46,10 @@ def mask_of(value: Tensor) -> Tensor | None:
         if bool(diagonal.any()):
             return None
         visible = ~visible
-    visible = visible.reshape(-1, *visible.shape[-2:]).tril()
+    visible = visible.reshape(-1, *visible.shape[-2:])
+    later = torch.ones(visible.shape[-2:], dtype=torch.bool, device=visible.device).triu(1)
+    if bool(visible[:, later].all()) and not bool(visible.all()):
+        visible = visible.tril()
     return visible[:1] if bool((visible == visible[:1]).all()) else visible
 
 
@@ -216,16 +219,7 @@ def is_layout(name: str) -> bool:
     return name in _LAYOUT
 
 
-def relations(tape: Tape, index: Index, refs: Iterable[Ref]) -> Callable[[Ref], Relation | None]:
-    """How values of a tape stand to those of the other run, looked up when asked."""
-    known: dict[Ref, Relation | None] = {}
-
-    def relation(ref: Ref) -> Relation | None:
-        if ref not in known:
-            found = index.find(tape.value(ref))
-            known[ref] = found[1] if found else None
-        return known[ref]
-
-    for ref in refs:
-        relation(ref)
-    return relation
+def is_neutral(step: Step) -> bool:
+    """Whether a step multiplies by one or adds nothing: what an author wrote to mean nothing."""
+    numbers = [value for value in step.arguments if isinstance(value, int | float)]
+    return (1 in numbers and step.name in ("mul", "div", "truediv")) or (0 in numbers and step.name in ("add", "sub"))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from parity.explain.roles import Place, place
+from parity.explain.roles import Place, Role, place, role_of
 from parity.explain.trace import Edit, Playing, Ref, Step, Tape, uses
 from parity.names import numbers, template
 
@@ -24,6 +24,7 @@ class Mutation:
     edits: step number -> what it gives instead. site: the step whose source line the change is shown at.
     weight: of several that reproduce a port, the lightest is the likeliest slip. omits: something is left out.
     number: the reference's own number, where another one is put in its place.
+    moves: no operation is wrong, a right value goes where it should not.
     """
 
     cause: str
@@ -34,6 +35,7 @@ class Mutation:
     weight: float = 1.0
     omits: bool = False
     number: float | None = None
+    moves: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,13 @@ class Region:
 class Context:
     """A recorded run of the reference, with what mutations are generated from.
 
-    classes: module name -> class name. settings: every field of the config.
+    classes: module name -> class name. settings: every field of the config. at_hand: numbers that a port uses near by.
     """
 
     tape: Tape
     classes: Mapping[str, str]
     settings: Mapping[str, Any]
-    _regions: dict[tuple[str, int], Region | None] = field(default_factory=dict)
+    at_hand: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, tape: Tape, model: nn.Module, settings: Mapping[str, Any]) -> "Context":
@@ -121,6 +123,10 @@ class Context:
     def place(self, step: Step) -> Place:
         """The part of the model that a step belongs to."""
         return place(step, self.classes)
+
+    def role_of(self, module: str) -> Role:
+        """The part of the model that a module is."""
+        return role_of(module, self.classes)
 
     def producer(self, ref: Ref) -> Step:
         """The step that gave a value."""
@@ -237,7 +243,7 @@ def together(mutations: Sequence[Mutation]) -> Mutation:
 
 def propose(context: Context, numbers: Sequence[int]) -> Iterator[Mutation]:
     """Every mutation of the given steps, and of the calls that end in them."""
-    from parity.explain import edit_calls, edit_numbers, edit_operations, edit_rope
+    from parity.explain import edit_calls, edit_numbers, edit_operations, edit_rope, edit_wiring
 
     wanted = set(numbers)
     for number in numbers:
@@ -245,6 +251,7 @@ def propose(context: Context, numbers: Sequence[int]) -> Iterator[Mutation]:
         if step.function is not None:
             yield from edit_numbers.propose(context, step)
             yield from edit_operations.propose(context, step)
+    yield from edit_wiring.propose(context, numbers)
     for call, region in context.calls.items():
         if wanted & {ref.step for ref in region.outputs}:
             yield from edit_calls.propose(context, call, region)

@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor
+
 _HOPS = 6
 
 
 @dataclass(frozen=True)
 class Use:
-    """An expression that uses a number: its file, first and last line and column, and the module whose code it is."""
+    """An expression that uses a number: its file, first and last line and column, what names stood for there, and the
+    module that was running."""
 
     file: str
     line: int
     span: tuple[int, int, int, int]
-    module: object
+    scope: Mapping[str, Any]
     module_name: str
 
 
@@ -83,54 +86,60 @@ def origin(use: Use, wrong: float) -> int:
     statement = code.statement(use.line) if code else None
     if code is None or statement is None:
         return use.line
-    where = code.expression(statement, use.span)
-    if _holds_number(where, wrong):
-        return use.line
-    for name in _names(where, use.line):
-        value = _value(name, use)
-        if value is None or isinstance(value, float | int) and _alike(float(value), wrong):
-            line = _chase(code, name, use, wrong)
-            if line is not None:
-                return line
+    for operand in _operands(code.expression(statement, use.span)):
+        value = _evaluated(operand, use.scope)
+        if value is None or not _alike(value, wrong):
+            continue
+        if not _passes_on(operand):
+            return operand.lineno
+        return _chase(code, operand, use.module_name) or use.line
     return use.line
 
 
-def _holds_number(statement: ast.AST, wrong: float) -> bool:
-    """Whether the number is written out on the spot."""
-    constants = (node.value for node in ast.walk(statement) if isinstance(node, ast.Constant))
-    return any(
-        isinstance(value, float | int) and value not in (0, 1, 2, -1) and _alike(value, wrong) for value in constants
-    )
+def built_at(file: str, module_name: str) -> int | None:
+    """The line that makes a module, where its file assigns it to the attribute that it is called by."""
+    code = _Code.of(file)
+    last = module_name.rpartition(".")[2]
+    found = [
+        node.lineno
+        for node in (ast.walk(code.tree) if code else ())
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+        if any(_parts(target)[-2:] == ["self", last] for target in node.targets)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _operands(node: ast.AST) -> list[ast.expr]:
+    """The values that an expression works on."""
+    if isinstance(node, ast.BinOp):
+        return [node.left, node.right]
+    if isinstance(node, ast.Compare):
+        return [node.left, *node.comparators]
+    if isinstance(node, ast.Call):
+        return [*node.args, *(keyword.value for keyword in node.keywords)]
+    return [part for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)]
+
+
+_PLAIN = (
+    ast.Name, ast.Attribute, ast.Constant, ast.BinOp, ast.UnaryOp, ast.Subscript, ast.operator, ast.unaryop, ast.Load,
+)  # fmt: skip
+
+
+def _evaluated(operand: ast.expr, scope: Mapping[str, Any]) -> float | None:
+    """The number that an expression of names and arithmetic stands for; None if it is no number, or calls anything."""
+    if not all(isinstance(node, _PLAIN) for node in ast.walk(operand)):
+        return None
+    try:
+        value = eval(compile(ast.Expression(operand), "<operand>", "eval"), {"__builtins__": {}}, dict(scope))
+    except Exception:  # names of another scope, or whatever an author's property raises
+        return None
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return float(value)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _alike(value: float, other: float) -> bool:
     return abs(value - other) <= 1e-9 * max(abs(value), abs(other))
-
-
-def _names(statement: ast.AST, line: int) -> list[ast.expr]:
-    """Names and attributes that are read in a statement, those on the line itself first."""
-    found = [
-        node
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load)
-    ]
-    return sorted(
-        found, key=lambda node: (not node.lineno <= line <= (node.end_lineno or line), isinstance(node, ast.Name))
-    )
-
-
-def _value(name: ast.expr, use: Use) -> object:
-    """What `self.a.b` is on the module; nothing is known of other names."""
-    parts = _parts(name)
-    if not parts or parts[0] != "self" or use.module is None:
-        return None
-    value: Any = use.module
-    for part in parts[1:]:
-        try:
-            value = getattr(value, part)
-        except AttributeError:
-            return None
-    return value if isinstance(value, float | int) else "not a number"
 
 
 def _parts(name: ast.expr) -> list[str]:
@@ -142,11 +151,11 @@ def _parts(name: ast.expr) -> list[str]:
     return []
 
 
-def _chase(code: _Code, name: ast.expr, use: Use, wrong: float) -> int | None:
+def _chase(code: _Code, name: ast.expr, module_name: str) -> int | None:
     """From a name to what it was given, hop by hop; None if nothing in the file gives it a value."""
     expression: ast.expr | None = name
     line: int | None = None
-    last = use.module_name.rpartition(".")[2]
+    last = module_name.rpartition(".")[2]
     for _ in range(_HOPS):
         found = _given(code, expression, last) if expression is not None else None
         if found is None:

@@ -1,6 +1,7 @@
 """What part of a model an operation belongs to, told by what the reference calls its modules and functions."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -58,7 +59,7 @@ _CLASSES = (
 )
 
 
-def place(step: Step, classes: dict[str, str], root_head: str = "lm_head") -> Place:
+def place(step: Step, classes: Mapping[str, str], root_head: str = "lm_head") -> Place:
     """The place of a step.
 
     Args:
@@ -72,7 +73,7 @@ def place(step: Step, classes: dict[str, str], root_head: str = "lm_head") -> Pl
     return Place(_role(module, names, classes, root_head), module, function)
 
 
-def _role(module: str, functions: list[str], classes: dict[str, str], root_head: str) -> Role:
+def _role(module: str, functions: list[str], classes: Mapping[str, str], root_head: str) -> Role:
     for function in functions[:4]:
         for pattern, role in _FUNCTIONS:
             if pattern.search(function):
@@ -94,3 +95,8 @@ def _role(module: str, functions: list[str], classes: dict[str, str], root_head:
         if pattern.search(kind):
             return role
     return Role.model if module else Role.head
+
+
+def role_of(module: str, classes: Mapping[str, str]) -> Role:
+    """The part of the model that a module is."""
+    return _role(module, [], classes, "lm_head")

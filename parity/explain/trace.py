@@ -63,7 +63,7 @@ class Step:
     """One operation: what was called, on what (`Ref` in place of tensors), what it gave, where it was written.
 
     A step without a function is a leaf: a tensor that no recorded operation made. modules are the modules that were
-    running, innermost first, each with the number of its call.
+    running, innermost first, each with the number of its call. scope: what names stood for where a number was given.
     """
 
     number: int
@@ -76,6 +76,7 @@ class Step:
     frames: tuple[Frame, ...]
     modules: tuple[tuple[str, int], ...]
     label: str = ""
+    scope: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[Ref, ...]:
@@ -136,7 +137,8 @@ class Recorder:
     names: dict[int, str] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     known: dict[int, tuple[Ref, int]] = field(default_factory=dict)
-    alive: list[Tensor] = field(default_factory=list)
+    alive: list[object] = field(default_factory=list)
+    frames: dict[int, FrameType] = field(default_factory=dict)
     changed: dict[int, tuple[Ref, int]] = field(default_factory=dict)
     open: list[tuple[str, int]] = field(default_factory=list)
     bytes: int = 0
@@ -164,6 +166,7 @@ class Recorder:
         spec: TreeSpec | None,
         frames: tuple[Frame, ...],
         label: str = "",
+        scope: Mapping[str, Any] | None = None,
     ) -> Ref:
         """Write one step down; its results are known from here on."""
         number = len(self.steps)
@@ -172,7 +175,9 @@ class Recorder:
         if self.bytes > _MOST_BYTES:
             raise TooLarge
         modules = tuple(reversed(self.open))
-        self.steps.append(Step(number, name, function, arguments, keywords, values, spec, frames, modules, label))
+        self.steps.append(
+            Step(number, name, function, arguments, keywords, values, spec, frames, modules, label, scope or {})
+        )
         for part, result in enumerate(results):
             self.known[id(result)] = Ref(number, part), result._version
             self.alive.append(result)  # or its identity would recur
@@ -188,14 +193,15 @@ class _Tracer(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        frames = _frames(sys._getframe(1))
+        frames = _frames(sys._getframe(1), self.recorder.frames)
         if not frames:
             return func(*args, **kwargs)
+        scope = _scope(sys._getframe(1), args, kwargs)
         with torch._C.DisableTorchFunction():
             arguments, keywords = tree_map(self._referred, (args, kwargs))
         result = func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
-            self._write(func, args, kwargs, arguments, keywords, result, frames)
+            self._write(func, args, kwargs, arguments, keywords, result, frames, scope)
         return result
 
     def _referred(self, value: Any) -> Any:
@@ -210,6 +216,7 @@ class _Tracer(TorchFunctionMode):
         keywords: Mapping[str, Any],
         result: Any,
         frames: tuple[Frame, ...],
+        scope: Mapping[str, Any],
     ) -> None:
         name = (resolve_name(func) or getattr(func, "__name__", "")).removeprefix("torch.").removeprefix("Tensor.")
         written = _written_into(name, args, kwargs)
@@ -219,7 +226,7 @@ class _Tracer(TorchFunctionMode):
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if not tensors or len(tensors) < len(leaves):
             return
-        ref = self.recorder.add(name, func, arguments, keywords, tensors, spec, frames)
+        ref = self.recorder.add(name, func, arguments, keywords, tensors, spec, frames, scope=scope)
         if written is not None:
             self.recorder.changed[written.untyped_storage().data_ptr()] = ref, written._version
 
@@ -234,8 +241,21 @@ def _written_into(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     return args[0] if in_place and not not_in_place and args and isinstance(args[0], Tensor) else None
 
 
-def _frames(frame: FrameType | None) -> tuple[Frame, ...]:
-    """The frames of an author's code, innermost first; none where Parity itself called the operation."""
+def _scope(frame: FrameType | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The names where an operation was written, if it was given a number."""
+    given = (*args, *kwargs.values())
+    numbers = [value for value in given if isinstance(value, int | float) and not isinstance(value, bool)]
+    if not numbers and not any(isinstance(value, Tensor) and value.numel() == 1 for value in given):
+        return {}
+    caller = _caller(frame)
+    return dict(caller.f_locals) if caller is not None else {}
+
+
+def _frames(frame: FrameType | None, alive: dict[int, FrameType]) -> tuple[Frame, ...]:
+    """The frames of an author's code, innermost first; none where Parity itself called the operation.
+
+    They are kept in `alive`, or the identity of one would recur in a later one.
+    """
     found = []
     caller = frame
     while caller is not None:
@@ -243,6 +263,7 @@ def _frames(frame: FrameType | None) -> tuple[Frame, ...]:
         if file.startswith(_PARITY):
             break
         if not file.startswith((_TORCH, "<frozen")):
+            alive[id(caller)] = caller
             parent = caller.f_back
             site = parent.f_lasti if parent is not None else 0
             found.append(Frame(caller.f_code, caller.f_lineno, id(caller), site, caller.f_lasti))
@@ -274,7 +295,7 @@ class Session:
     def enter(self, module: str, number: int) -> None:
         """A module begins."""
         self.recorder.open.append((module, number))
-        self.called[module, number] = _frames(_caller(sys._getframe(1)))
+        self.called[module, number] = _frames(_caller(sys._getframe(1)), self.recorder.frames)
 
     def leave(self) -> None:
         """The module that began last ends."""

@@ -1,0 +1,1 @@
+"""What is measured: speed (`run.py`), and how many bugs Parity finds (`bugs`)."""

@@ -1,0 +1,19 @@
+"""All mutants, alone and several at once, and all equivalent rewrites."""
+
+from bench.bugs import gemma3, gemma3_flat, gpt2, gpt2_split, llama3, llama3_flat, qwen3, qwen3_split
+from bench.bugs.benign import BENIGN
+from bench.bugs.mutant import Mutant
+from bench.bugs.several import SEVERAL
+
+__all__ = ["BENIGN", "MUTANTS", "SEVERAL"]
+
+MUTANTS: tuple[Mutant, ...] = (
+    *gemma3.MUTANTS,
+    *gemma3_flat.MUTANTS,
+    *llama3.MUTANTS,
+    *llama3_flat.MUTANTS,
+    *qwen3.MUTANTS,
+    *qwen3_split.MUTANTS,
+    *gpt2.MUTANTS,
+    *gpt2_split.MUTANTS,
+)

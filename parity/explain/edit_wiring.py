@@ -1,0 +1,171 @@
+"""Mutations of wiring: values that are right but go to the wrong place."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from parity.explain.mutations import Context, Mutation
+from parity.explain.roles import Role
+from parity.explain.trace import Edit, Playing, Ref, Step
+from parity.names import numbers, template
+
+
+def propose(context: Context, steps: Sequence[int]) -> Iterator[Mutation]:
+    """Mutations of a stretch as a whole: it is given what another layer, or another module of its own, is given."""
+    inside = set(steps)
+    yield from _other_kinds(context, inside)
+    yield from _siblings(context, inside)
+    yield from _other_positions(context, inside)
+
+
+def _exchanged(context: Context, inside: set[int], instead: Mapping[Ref, Ref]) -> dict[int, Edit]:
+    """Edits by which the steps inside take other values for some."""
+    edits: dict[int, Edit] = {}
+    for ref in instead:
+        for number in context.users.get(ref, ()):
+            if number in inside and context.tape.steps[number].function is not None:
+                edits[number] = _given(instead)
+    return edits
+
+
+def _given(instead: Mapping[Ref, Ref]) -> Edit:
+    def edit(playing: Playing, step: Step) -> tuple[Tensor, ...]:
+        def filled(value: object) -> object:
+            if isinstance(value, Ref):
+                other = instead.get(value)
+                if other is None:
+                    return playing.value(value, step)
+                return playing.value(other, step).reshape(playing.tape.value(value).shape)
+            return value
+
+        arguments, keywords = torch.utils._pytree.tree_map(
+            filled, (step.arguments, dict(step.keywords)), is_leaf=lambda leaf: isinstance(leaf, Ref)
+        )
+        return playing.compute(step, *arguments, **keywords)
+
+    return edit
+
+
+def _other_kinds(context: Context, inside: set[int]) -> Iterator[Mutation]:
+    """A layer given the masks, the rope tables, or both, of a layer of another kind."""
+    layers = {call for call in context.calls if context.role_of(call[0]) == Role.layer}
+    here = {call for number in inside for call in context.tape.steps[number].modules if call in layers}
+    for call in sorted(here):
+        own = _outer(context, call)
+        pairs: dict[tuple[tuple[Ref, Ref], ...], str] = {}
+        for other in sorted(layers - {call}):
+            theirs = _outer(context, other)
+            instead = {ref: theirs[site] for site, ref in own.items() if site in theirs and theirs[site] != ref}
+            if instead:
+                pairs.setdefault(tuple(sorted(instead.items())), other[0])
+        for pairing, other in pairs.items():
+            instead = dict(pairing)
+            masks = {ref: to for ref, to in instead.items() if _square(context.tape.value(ref))}
+            tables = {ref: to for ref, to in instead.items() if ref not in masks}
+            choices = (("mask", masks, "window-pattern"), ("rope table", tables, "rope-layer-type"))
+            if masks and tables:
+                choices = (("mask and rope table", instead, "window-pattern"), *choices)
+            for what, chosen, cause in choices:
+                edits = _exchanged(context, inside, chosen)
+                if edits:
+                    kind = f"{what} of {template(other)}, another kind of layer"
+                    yield Mutation(
+                        cause,
+                        f"{what} of another kind",
+                        f"behaves as if it took the {kind}",
+                        edits,
+                        min(edits),
+                        0.95,
+                        moves=True,
+                    )
+
+
+def _outer(context: Context, call: tuple[str, int]) -> dict[tuple[object, ...], Ref]:
+    """What a layer is given beside its hidden state and its weights, by the operation that takes it."""
+    region = context.calls[call]
+    first = region.steps[0]
+    found: dict[tuple[object, ...], Ref] = {}
+    for number in region.steps:
+        step = context.tape.steps[number]
+        for at, ref in enumerate(step.inputs):
+            producer = context.producer(ref)
+            if ref.step < first and not producer.label and not numbers(producer.module):
+                found[(*context.sites[number], at)] = ref
+    return found
+
+
+def _square(value: Tensor) -> bool:
+    return value.ndim >= 2 and value.shape[-1] == value.shape[-2]
+
+
+def _siblings(context: Context, inside: set[int]) -> Iterator[Mutation]:
+    """What two modules beside each other give, exchanged, or one's taken for both."""
+    given: dict[tuple[str, int, tuple[int, ...]], list[tuple[str, Ref]]] = {}
+    for (module, number), region in context.calls.items():
+        if len(region.outputs) != 1 or any(call[0].startswith(f"{module}.") for call in context.calls):
+            continue
+        ref = region.outputs[0]
+        if any(user in inside for user in context.users.get(ref, ())):
+            outer = module.rpartition(".")[0]
+            given.setdefault((outer, number, tuple(context.tape.value(ref).shape)), []).append((module, ref))
+    for (outer, _, _), group in given.items():
+        for place, (first, ours) in enumerate(group):
+            for second, theirs in group[place + 1 :]:
+                yield from _pair(context, inside, outer, (first, ours), (second, theirs))
+
+
+def _pair(
+    context: Context, inside: set[int], outer: str, first: tuple[str, Ref], second: tuple[str, Ref]
+) -> Iterator[Mutation]:
+    names = [module.rpartition(".")[2] for module, _ in (first, second)]
+    gated = context.role_of(outer) in (Role.mlp, Role.experts)
+    choices: tuple[tuple[str, dict[Ref, Ref], str], ...] = (
+        (f"{names[0]} and {names[1]} exchanged", {first[1]: second[1], second[1]: first[1]}, "exchanged"),
+        (f"{names[1]} for {names[0]}", {first[1]: second[1]}, "taken"),
+        (f"{names[0]} for {names[1]}", {second[1]: first[1]}, "taken"),
+    )
+    for name, instead, _ in choices:
+        edits = _exchanged(context, inside, instead)
+        if edits:
+            cause = "gate-up-order" if gated else "weights-misplaced"
+            yield Mutation(cause, name, f"behaves as if {name} were what is used", edits, min(edits), 1.0, moves=True)
+
+
+def _other_positions(context: Context, inside: set[int]) -> Iterator[Mutation]:
+    """Positions counted otherwise: from one, all zero, backwards, wrapped, along the batch."""
+    for number in sorted(inside):
+        step = context.tape.steps[number]
+        value = step.values[0]
+        counts = step.name in ("arange", "add") and value.ndim == 1 and not value.is_floating_point()
+        if not counts or len(value) < 3 or not torch.equal(value, torch.arange(len(value)) + value[0]):
+            continue
+        for name, change in _COUNTS:
+
+            def edit(playing: Playing, step: Step, change: Callable[[Tensor], Tensor] = change) -> tuple[Tensor, ...]:
+                return (change(step.values[0]),)
+
+            yield Mutation(
+                "position-ids", f"positions {name}", f"behaves as if positions {name}", {number: edit}, number
+            )
+        for size in {int(n) for n in (*context.at_hand, 8, 16, 32) if 1 < n < len(value) and n == int(n)}:
+            text = f"behaves as if positions wrapped at {size}"
+            wrapped = _wrapped(size)
+            yield Mutation("position-ids", f"positions wrap {size}", text, {number: wrapped}, number, 1.05)
+
+
+def _wrapped(size: int) -> Edit:
+    def edit(playing: Playing, step: Step) -> tuple[Tensor, ...]:
+        return (step.values[0] % size,)
+
+    return edit
+
+
+_COUNTS: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
+    ("began at 1", lambda value: value + 1),
+    ("began at 2", lambda value: value + 2),
+    ("were all 0", torch.zeros_like),
+    ("ran backwards", lambda value: value.flip(0)),
+    ("began at -1, clamped", lambda value: (value - 1).clamp_min(0)),
+    ("were doubled", lambda value: value * 2),
+)
