@@ -70,13 +70,16 @@ def check(
         compared = time.perf_counter()
 
         progress("explaining")
-        found_weights = findings.weights(sides, measured) if "weights" in wanted else ()
-        located = findings.forward(sides, measured, found_weights) if "forward" in wanted else ()
-        found_forward = explain(pair, sides, measured, located) if located else ()
+        misloaded = findings.weights(sides, measured) if "weights" in wanted else ()
+        settled = [each.finding for each in misloaded]
+        located = (*misloaded, *(findings.forward(sides, measured, settled) if "forward" in wanted else ()))
+        found = explain(pair, sides, measured, located)
         places = boundaries(sides, measured) if "forward" in wanted else ()
-        failed = bool(found_forward) or any(place.verdict == "diff" for place in places)
+        failed = any(finding.stage == "forward" for finding in found) or any(
+            place.verdict == "diff" for place in places
+        )
         outcomes: dict[str, tuple[StageVerdict, str, float]] = {
-            "weights": ("fail" if found_weights else "pass", "", loaded - began),
+            "weights": ("fail" if misloaded else "pass", "", loaded - began),
             "forward": ("fail" if failed else "pass", "; ".join(pair.notes), compared - loaded),
         }
         return Report(
@@ -90,7 +93,7 @@ def check(
                 for name in STAGES
             ),
             boundaries=places,
-            findings=(*found_weights, *found_forward),
+            findings=found,
             unmatched=unmatched(sides, measured),
             notes=pair.notes,
         )

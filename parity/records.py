@@ -9,6 +9,9 @@ from typing import Literal
 StageVerdict = Literal["pass", "fail", "not_run"]
 BoundaryVerdict = Literal["exact", "ok", "diff", "not_compared"]
 Kind = Literal["input", "output", "tap"]
+FieldVerdict = Literal["seen", "blind", "no_effect", "untried", "silent"]
+CauseVerdict = Literal["seen", "blind", "untried", "not_applicable", "elsewhere"]
+MutationVerdict = Literal["caught", "missed", "equivalent"]
 
 STAGES = ("weights", "forward", "precision", "cache", "batch", "gradient")
 
@@ -143,6 +146,79 @@ class Coverage:
 
     fields: FieldCoverage = field(default_factory=FieldCoverage)
     mutations: MutationCoverage = field(default_factory=MutationCoverage)
+
+
+@dataclass(frozen=True)
+class TriedMutation:
+    """One change to the reference, and whether the check would notice it.
+
+    equivalent: the logits stay the same on every probe tried, so that there is nothing to notice.
+    """
+
+    name: str
+    cause: str
+    verdict: MutationVerdict
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class AuditedField:
+    """A field of the config, and whether the check would notice another value.
+
+    no_effect: nor would any other check of this reference. untried: no other value is known that it accepts. silent: it
+    says nothing about the function from tokens to logits.
+    """
+
+    name: str
+    verdict: FieldVerdict
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class AuditedCause:
+    """A cause, and how many of the mutations that stand for it the check would notice.
+
+    untried: the reference has what can go wrong there, and no mutation of it is known. elsewhere: it does not show in one
+    full forward.
+    """
+
+    code: str
+    verdict: CauseVerdict
+    caught: int = 0
+    applicable: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What a check of one reference on one config and one probe is able to notice; see `parity/report/audit-1.json`."""
+
+    versions: Versions
+    port: str
+    reference: str
+    seed: int
+    rows: int
+    tokens: int
+    fields: tuple[AuditedField, ...]
+    causes: tuple[AuditedCause, ...]
+    mutations: tuple[TriedMutation, ...]
+    notes: tuple[str, ...] = ()
+
+    def named(self, verdict: MutationVerdict) -> tuple[TriedMutation, ...]:
+        """The mutations of one verdict."""
+        return tuple(each for each in self.mutations if each.verdict == verdict)
+
+    @property
+    def coverage(self) -> Coverage:
+        """What a report says of it. Blind are all fields that the probe cannot see, whatever the reason."""
+        caught, missed = self.named("caught"), self.named("missed")
+        return Coverage(
+            FieldCoverage(
+                tuple(each.name for each in self.fields if each.verdict == "seen"),
+                tuple(each.name for each in self.fields if each.verdict in ("blind", "no_effect", "untried")),
+            ),
+            MutationCoverage(len(caught), len(caught) + len(missed), tuple(each.name for each in missed)),
+        )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,6 +16,9 @@ from bench.bugs.mutant import Benign, Mutant, Several
 
 Case = TypeVar("Case")
 Result = TypeVar("Result")
+
+# Processes are replaced after so many cases each: what a check leaves behind in one would add up over hundreds.
+CASES_PER_PROCESS = 24
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,19 @@ def run(
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool, Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console) as progress:
 
-        def each(label: str, judging: Callable[[Case], Result], cases: Iterable[Case]) -> tuple[Result, ...]:
-            futures = [pool.submit(judging, case) for case in cases]
-            task = progress.add_task(label, total=len(futures))
-            for _ in as_completed(futures):
-                progress.advance(task)
-            return tuple(future.result() for future in futures)
+        def each(label: str, judging: Callable[[Case], Result], cases: Sequence[Case]) -> tuple[Result, ...]:
+            task = progress.add_task(label, total=len(cases))
+            found: list[Result] = []
+            for start in range(0, len(cases), jobs * CASES_PER_PROCESS):
+                with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+                    batch = cases[start : start + jobs * CASES_PER_PROCESS]
+                    futures = [pool.submit(judging, case) for case in batch]
+                    for _ in as_completed(futures):
+                        progress.advance(task)
+                    found += [future.result() for future in futures]
+            return tuple(found)
 
         return Results(
             outcomes=each("bugs", judge, mutants),

@@ -23,7 +23,7 @@ OTHER_SHAPES = "changes shapes"
 
 _SILENT = re.compile(
     r"^(architectures|transformers_version|model_type|_name_or_path|(torch_)?dtype|use_cache|return_dict|output_.*"
-    r"|id2label|label2id|problem_type|is_encoder_decoder|task_specific_params|initializer_range|.*_token_id"
+    r"|id2label|label2id|problem_type|is_encoder_decoder|chunk_size_feed_forward|task_specific_params|initializer_range|.*_token_id"
     r"|.*aux_loss.*|summary_.*|num_logits_to_keep|.*_cache_dtype|use_mamba_kernels|rescale_prenorm_residual)(\.|$)"
 )
 _KINDS = (
@@ -66,7 +66,7 @@ _CAUSES: tuple[tuple[str, str], ...] = (
     (r"embedding_multiplier|scale_embedding|emb_scale", "embed-scale"),
     (r"query_pre_attn|scale_attn|attention_multiplier|attn_scale|attention_scale", "softmax-scale"),
     (r"multiplier|logits?_scal|residual_scale", "scalar-multipliers"),
-    (r"ssm|mamba|linear_|conv|time_step|chunk_size|dt_", "ssm-delta-math"),
+    (r"ssm|mamba|linear_|conv|time_step|^chunk_size$|dt_", "ssm-delta-math"),
     (r"swiglu|(^|_)act(ivation)?(_|$)", "activation"),
     (r"bias$", "bias-dropped"),
     (r"bidirectional|is_causal|is_decoder", "attention-mask"),
@@ -176,7 +176,7 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 def _mutation(settings: Mapping[str, Any], field: str, value: Any, other: Any) -> ConfigMutation:
     cause = cause_of(field)
-    if field.endswith("sliding_window") and isinstance(value, int) and isinstance(other, int) and abs(value - other) < 3:
+    if type(value) is int and type(other) is int and field.endswith("sliding_window") and abs(value - other) == 1:
         cause = "window-off-by-one"
     if cause == "rope-theta-config" and other in _thetas(settings):
         cause = "rope-layer-type"
@@ -210,8 +210,8 @@ def _others(field: str, value: Any, settings: Mapping[str, Any]) -> list[Any]:
         return _other_lists(list(value), settings)
     if not isinstance(value, int | float):
         return []
-    candidates = list(_other_numbers(field, value, settings))
-    return [other for other in dict.fromkeys(candidates) if other != value]
+    candidates = dict.fromkeys(_other_numbers(field, value, settings))
+    return [other for other in candidates if other != value and (other is None or other >= 0)]
 
 
 def _instead_of_none(field: str, settings: Mapping[str, Any]) -> list[Any]:
@@ -253,7 +253,7 @@ def _other_numbers(field: str, value: float, settings: Mapping[str, Any]) -> Ite
     if _WIDTH.match(field):
         yield from _other_widths(field, int(value), settings)
     elif re.search(r"eps(ilon)?$", field):
-        yield from (value * 10, value / 10, *_EPS)
+        yield from (_rounded(value * 10), _rounded(value / 10), *_EPS)
     elif re.search(r"theta|base_freq", field):
         yield from (*_thetas(settings), *_THETAS, value * 2, value / 2)
     elif field.endswith("sliding_window"):
@@ -266,6 +266,11 @@ def _other_numbers(field: str, value: float, settings: Mapping[str, Any]) -> Ite
     else:
         yield from (1.0, value * 2, value / 2, 0.5) if value else (0.5, 1.0)
         yield from _suggested(field, settings)
+
+
+def _rounded(value: float) -> float:
+    """A number as one would write it."""
+    return float(f"{value:.6g}")
 
 
 def _other_widths(field: str, value: int, settings: Mapping[str, Any]) -> Iterator[int]:

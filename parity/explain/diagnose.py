@@ -21,8 +21,8 @@ from parity.explain.locate import Suspicion, Values
 from parity.explain.match import Key, key_of, mask_of, same
 from parity.explain.mutations import Context, Mutation, joined, lifted, propose, together
 from parity.explain.record import Tapes
-from parity.explain.trace import Pins, Playing, Ref, backward, play, uses
 from parity.explain.roles import Role
+from parity.explain.trace import Pins, Playing, Ref, backward, play, uses
 from parity.names import template
 from parity.pair.promote import precision
 from parity.records import Explanation

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from parity.explain.mutations import Context, Mutation, Region, again
-from parity.explain.roles import Role, _FUNCTIONS
+from parity.explain.roles import _FUNCTIONS, Role
 from parity.explain.trace import Edit, Playing, Ref, Step
 
 Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -11,8 +11,9 @@ from parity.compare.sides import parents
 from parity.compare.stages import Forward, Sides
 from parity.explain.diagnose import Diagnosis, Fault, Room, diagnose, explanations
 from parity.explain.findings import Located
+from parity.explain.loader import loader_line
 from parity.explain.locate import Code, Values, source_at
-from parity.explain.match import is_layout, is_neutral
+from parity.explain.match import is_layout, is_neutral, same
 from parity.explain.mutations import Context
 from parity.explain.provenance import Use, built_at, origin
 from parity.explain.record import tapes
@@ -27,8 +28,8 @@ _TOO_LARGE = "lines and causes were not looked for: the run is too large to be t
 
 
 def explain(pair: Pair, sides: Sides, measured: Forward, located: Sequence[Located]) -> tuple[Finding, ...]:
-    """Findings of the forward stage, each with the port's line, the reference's, and what explains it."""
-    if not any(each.endpoints for each in located):
+    """Findings, each with the port's line, the reference's, and what explains it."""
+    if not any(each.endpoints or each.names or each.called for each in located):
         return tuple(each.finding for each in located)
     try:
         recorded = tapes(pair, sides, measured)
@@ -38,6 +39,14 @@ def explain(pair: Pair, sides: Sides, measured: Forward, located: Sequence[Locat
     desk = _Desk(Room.of(sides, measured, recorded, context), Values.of(recorded), Code(recorded.own_code))
     found: list[Finding] = []
     for place, each in enumerate(located):
+        if each.called:
+            frames = desk.code.of(recorded.port.called.get((each.called, 0), ()))
+            source = source_at(frames[0].file, frames[0].line) if frames else None
+            found.append(replace(each.finding, port_source=source))
+            continue
+        if each.names:
+            found.append(replace(each.finding, port_source=loader_line(pair, recorded, each.names)))
+            continue
         if not each.endpoints or place >= _MOST_PLACES:
             found.append(each.finding)
             continue
@@ -149,13 +158,15 @@ class _Desk:
         frames = self.code.frames(step)
         if not frames:
             return None
+        if fault is not None and (line := self._origin(step, frames[0], fault)) != frames[0].line:
+            return source_at(frames[0].file, line)
         frame = self._outward(step, frames)
         if frame is not frames[0]:
             return source_at(frame.file, frame.line)
         built = self._built(step, frame)
         if built is not None:
             return built
-        return source_at(frame.file, frame.line if fault is None else self._origin(step, frame, fault))
+        return source_at(frame.file, frame.line)
 
     def _outward(self, step: Step, frames: Sequence[Frame]) -> Frame:
         """The innermost frame whose line is wrong wherever it ran: code that is right elsewhere was called wrongly."""
@@ -240,7 +251,7 @@ class _Desk:
         """Where the port goes on with the value that an operation was left out on, in the function that made it."""
         tape = self.room.tapes.port
         for made in fault.bare:
-            producer = self.code.frames(tape.steps[made.step])
+            producer = self._made_under(made)
             instances = [frame.instance for frame in producer]
             waiting, seen = [made], {made}
             while waiting:
@@ -263,6 +274,18 @@ class _Desk:
             if producer:
                 return source_at(producer[0].file, producer[0].line)
         return None
+
+    def _made_under(self, ref: Ref) -> list[Frame]:
+        """The frames in which a value was made: those that called the module for one that a module handed on."""
+        tape = self.room.tapes.port
+        step = tape.steps[ref.step]
+        if step.frames:
+            return self.code.frames(step)
+        for endpoint, refs in tape.marks.items():
+            own = next(iter(refs), None)
+            if endpoint.kind == "output" and own is not None and same(tape.value(own), step.values[0]):
+                return self.code.of(tape.called.get((endpoint.module, endpoint.number), ()))
+        return []
 
     def _origin(self, step: Step, frame: Frame, fault: Fault) -> int:
         """The line where a wrong number comes from, where a number is what is wrong."""

@@ -1,7 +1,8 @@
 """Findings: what to mend, worded from what was measured, the first one first."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 
 import torch
 from torch import Tensor
@@ -18,44 +19,88 @@ from parity.records import PROMOTED_NOISE, Finding
 _FLOAT32_ROUNDING = 1e-6
 
 
-def weights(sides: Sides, forward: Forward) -> tuple[Finding, ...]:
+@dataclass(frozen=True)
+class Located:
+    """A finding, and what it speaks of.
+
+    endpoints: the places of the reference at which the port is wrong by itself, the first one first. names: parameters
+    and tensors that went wrong in loading. called: a module of the port whose call is what is wrong.
+    """
+
+    finding: Finding
+    endpoints: tuple[Endpoint, ...] = ()
+    names: tuple[str, ...] = ()
+    called: str = ""
+
+
+def weights(sides: Sides, forward: Forward) -> tuple[Located, ...]:
     """Findings of the load audit, one per kind of place."""
-    loading, reference = sides.loading, sides.reference
+    found = [*_moved(sides, forward), *_misplaced(sides), *_untouched(sides, forward), *_not_held(sides, forward)]
+    return _grouped(found)
+
+
+def _moved(sides: Sides, forward: Forward) -> Iterator[Located]:
     partners = {pair.port: pair.reference for pair in forward.pairs}
-    same_function = forward.total.get(LOGITS, float("inf")) <= PROMOTED_NOISE
-    counterparts = {theirs: ours for ours, theirs in partners.items()}
-    found = []
-    for layer, (number, right) in loading.moved.items():
+    for layer, (number, right) in sides.loading.moved.items():
         ours = next(partners[name] for name in (layer, *partners) if name == layer or name.startswith(f"{layer}."))
         title = f"{layer} runs in the place of layer {right} and holds the tensors of layer {number}"
-        found.append(Finding("weights", "weights-misplaced", title, ours, layer))
+        inside = [name for name in sides.loading.held if name.startswith(f"{layer}.")]
+        yield Located(Finding("weights", "weights-misplaced", title, ours, layer), names=tuple(inside[:1]))
+
+
+def _misplaced(sides: Sides) -> Iterator[Located]:
+    """Tensors in each other's place; where a name says that each is where it belongs, the code that uses them is wrong."""
+    loading, reference = sides.loading, sides.reference
     for parameter, (held, expected) in loading.misplaced.items():
         if any(outer in loading.moved for outer in parents(parameter)):
             continue
-        found.append(
-            Finding(
-                "weights",
-                "weights-misplaced",
-                f"{parameter} holds {held}; what is around it calls for {expected}",
-                _serves(reference, expected),
-                _module(parameter),
-            )
+        title = f"{parameter} holds {held}; what is around it calls for {expected}"
+        crosswise = (expected, held) in loading.misplaced.values()
+        gated = crosswise and _is_gate_and_up(held, expected)
+        module = _serves(reference, expected)
+        finding = Finding(
+            "weights",
+            "gate-up-order" if gated else "weights-misplaced",
+            title,
+            _module(module) if gated else module,
+            _module(parameter),
         )
+        if _likeness(parameter, held) > _likeness(parameter, expected):
+            yield Located(finding, called=_module(parameter))
+        else:
+            yield Located(finding, names=(parameter, held))
+
+
+def _is_gate_and_up(first: str, second: str) -> bool:
+    """The two projections of a gated MLP, of one layer."""
+    last = {_module(name).rpartition(".")[2].partition("_")[0] for name in (first, second)}
+    return last == {"gate", "up"} and _module(_module(first)) == _module(_module(second))
+
+
+def _likeness(first: str, second: str) -> float:
+    return SequenceMatcher(None, template(first), template(second)).ratio()
+
+
+def _untouched(sides: Sides, forward: Forward) -> Iterator[Located]:
+    loading, reference = sides.loading, sides.reference
+    partners = {pair.port: pair.reference for pair in forward.pairs}
+    same_function = forward.total.get(LOGITS, float("inf")) <= PROMOTED_NOISE
     for parameter in loading.untouched:
         module = partners.get(_module(parameter), "")
         fitting = set(loading.waiting[parameter]) - (set(loading.dropped) if same_function else set())
         if not fitting and not _shares_a_tensor(reference, module):
             continue  # nothing is missing that it could have held: a constant of the port's own
         module = module or next((_serves(reference, tensor) for tensor in loading.waiting[parameter]), "")
-        found.append(
-            Finding(
-                "weights",
-                "tied-head" if _shares_a_tensor(reference, module) else "weights-silently-missing",
-                f"{parameter} was never loaded, it is as Model(config) left it",
-                module,
-                _module(parameter),
-            )
-        )
+        cause = "tied-head" if _shares_a_tensor(reference, module) else "weights-silently-missing"
+        title = f"{parameter} was never loaded, it is as Model(config) left it"
+        finding = Finding("weights", cause, title, module, _module(parameter))
+        yield Located(finding, names=(*loading.waiting[parameter], parameter))
+
+
+def _not_held(sides: Sides, forward: Forward) -> Iterator[Located]:
+    loading, reference = sides.loading, sides.reference
+    partners = {pair.port: pair.reference for pair in forward.pairs}
+    counterparts = {theirs: ours for ours, theirs in partners.items()}
     misplaced = {expected for _, expected in loading.misplaced.values()}
     waiting = {
         tensor
@@ -66,13 +111,23 @@ def weights(sides: Sides, forward: Forward) -> tuple[Finding, ...]:
         if tensor not in misplaced and tensor not in waiting:
             module = _serves(reference, tensor)
             cause = "bias-dropped" if tensor.endswith(".bias") else "weights-silently-missing"
+            if _is_head(reference, module):
+                cause = "tied-head"
             title = f"{tensor} is in the checkpoint and nowhere in the port"
-            found.append(Finding("weights", cause, title, module, counterparts.get(module, "")))
+            port = counterparts.get(module, "")
+            finding = Finding("weights", cause, title, module, port)
+            yield Located(finding, names=(tensor, f"{port}.{tensor.rpartition('.')[2]}"))
     for tensor in loading.partly:
         module = _serves(reference, tensor)
         title = f"only a part of {tensor} is in the port"
-        found.append(Finding("weights", "weights-silently-missing", title, module, counterparts.get(module, "")))
-    return _grouped(found)
+        finding = Finding("weights", "weights-silently-missing", title, module, counterparts.get(module, ""))
+        yield Located(finding, names=(tensor,))
+
+
+def _is_head(reference: Side, module: str) -> bool:
+    """Whether a module makes the logits."""
+    calls = reference.trace.calls.get(module, ())
+    return bool(calls) and any(identical(value, reference.trace.logits) for value in calls[-1].outputs)
 
 
 def _shares_a_tensor(reference: Side, module: str) -> bool:
@@ -92,14 +147,6 @@ def _serves(reference: Side, tensor: str) -> str:
 
 def _module(parameter: str) -> str:
     return parameter.rpartition(".")[0]
-
-
-@dataclass(frozen=True)
-class Located:
-    """A finding, and the places of the reference at which the port is wrong by itself; the first one first."""
-
-    finding: Finding
-    endpoints: tuple[Endpoint, ...] = ()
 
 
 def forward(sides: Sides, measured: Forward, settled: Sequence[Finding]) -> tuple[Located, ...]:
@@ -334,13 +381,14 @@ def _positions(own: Tensor, expected: Tensor, length: int) -> list[str]:
     return [f"tokens before position {wrong[0]} agree, {len(wrong)} of {length} differ"]
 
 
-def _grouped(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+def _grouped(found: Iterable[Located]) -> tuple[Located, ...]:
     """The same finding in several layers is one, named by the first."""
-    groups: dict[tuple[str, ...], list[Finding]] = {}
-    for finding in findings:
+    groups: dict[tuple[str, ...], list[Located]] = {}
+    for each in found:
+        finding = each.finding
         place = (template(finding.reference_module), template(finding.port_module), _plain(finding.title))
-        groups.setdefault((finding.cause, *place), []).append(finding)
-    return tuple(_merged(group) for group in groups.values())
+        groups.setdefault((finding.cause, *place), []).append(each)
+    return tuple(replace(group[0], finding=_merged([each.finding for each in group])) for group in groups.values())
 
 
 def _plain(title: str) -> str:

@@ -8,6 +8,8 @@ either sign to a third: masks are compared by what they let through.
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import mul
 from typing import Literal
 
 import torch
@@ -98,10 +100,16 @@ def same(value: Tensor, other: Tensor, tolerance: float = PROMOTED_NOISE) -> boo
         value, other = (each.where(each > _HIDDEN, 0.0) for each in (value, other))
     if value.shape == other.shape or value.is_complex() or value.numel() > _LARGE:
         return value.shape == other.shape and _close(value, other, tolerance)
-    if _close(value.reshape(-1), other.reshape(-1), tolerance):
+    if _nested(value.shape, other.shape) and _close(value.reshape(-1), other.reshape(-1), tolerance):
         return True
     found = best_layout(value, other)
     return found is not None and found[1] <= tolerance
+
+
+def _nested(first: torch.Size, second: torch.Size) -> bool:
+    """Whether one shape only splits axes of the other, so that a reshape between them keeps what an axis means."""
+    ours, theirs = (set(accumulate((size for size in shape if size > 1), mul)) for shape in (first, second))
+    return ours <= theirs or theirs <= ours
 
 
 def _close(value: Tensor, other: Tensor, tolerance: float) -> bool:

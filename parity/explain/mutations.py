@@ -5,7 +5,7 @@ of it. Both are generated from the reference itself, from its operations and its
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 

@@ -19,7 +19,8 @@ _HOPS = 6
 @dataclass(frozen=True)
 class Use:
     """An expression that uses a number: its file, first and last line and column, what names stood for there, and the
-    module that was running."""
+    module that was running.
+    """
 
     file: str
     line: int

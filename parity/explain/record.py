@@ -1,7 +1,9 @@
 """Both models traced: the reference as it runs freely, the port in isolation, each from its constructor on."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import FunctionType
 
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch import nn
 from parity.compare import isolate as isolation
 from parity.compare.capture import renumbered, run
 from parity.compare.stages import Forward, Sides
-from parity.explain.trace import Session, Tape
+from parity.explain.trace import Ref, Session, Tape
 from parity.pair import pair as pairs
 from parity.pair import port as ports
 from parity.pair import reference as references
@@ -19,12 +21,18 @@ from parity.pair.promote import precision
 
 @dataclass(frozen=True)
 class Tapes:
-    """What both models did, operation by operation. port_model is the model that the port's tape was made with."""
+    """What both models did, operation by operation.
+
+    port_model is the model that the port's tape was made with; own_code and files are where it is written; parameters
+    says which step last wrote into each of them.
+    """
 
     reference: Tape
     port: Tape
     port_model: nn.Module
     own_code: tuple[str, ...]
+    files: tuple[str, ...] = ()
+    parameters: Mapping[str, Ref] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -38,6 +46,7 @@ def tapes(pair: Pair, sides: Sides, measured: Forward) -> Tapes:
     model, loaded = pairs.promoted(pair, (ours.mode, theirs.mode))
     ours.name(model)
     theirs.name(loaded.model)
+    written = theirs.written(loaded.model)
     with precision(True, ours.mode):
         reference = run(model, lambda: references.logits(model, pair.input_ids), observer=ours)
         reference_tape = ours.tape(reference.logits).renumbered(renumbered(reference))
@@ -50,17 +59,17 @@ def tapes(pair: Pair, sides: Sides, measured: Forward) -> Tapes:
             theirs,
         )
         port_tape = theirs.tape(port.logits)
-    return Tapes(reference_tape, port_tape, loaded.model, _own_code(loaded.model))
+    files = _files(loaded.model)
+    folders = tuple(sorted({str(Path(file).parent) for file in files}))
+    return Tapes(reference_tape, port_tape, loaded.model, folders, files, written)
 
 
-def _own_code(model: nn.Module) -> tuple[str, ...]:
-    """Folders of the code that the port's classes are written in."""
-    import sys
-
-    folders = set()
+def _files(model: nn.Module) -> tuple[str, ...]:
+    """The files that the port's own classes and functions are written in."""
+    found: dict[str, None] = {}
     for module in model.modules():
-        package = type(module).__module__
-        file = getattr(sys.modules.get(package), "__file__", None)
-        if file and not package.startswith("torch."):
-            folders.add(str(Path(file).parent))
-    return tuple(sorted(folders))
+        kind = type(module)
+        if not kind.__module__.startswith("torch."):
+            code = [value.__code__ for value in vars(kind).values() if isinstance(value, FunctionType)]
+            found |= dict.fromkeys(each.co_filename for each in code if not each.co_filename.startswith("<"))
+    return tuple(found)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map
 
 from parity.compare.capture import Endpoint
 
@@ -292,6 +292,17 @@ class Session:
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self.recorder.names[id(tensor)] = name
 
+    def written(self, model: nn.Module) -> dict[str, Ref]:
+        """The step that last wrote into each parameter, or made it."""
+        known = self.recorder.known
+        found = {}
+        for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers()):
+            storage = tensor.untyped_storage().data_ptr()
+            ref = self.recorder.changed.get(storage, known.get(id(tensor)))
+            if ref is not None:
+                found[name] = ref[0]
+        return found
+
     def enter(self, module: str, number: int) -> None:
         """A module begins."""
         self.recorder.open.append((module, number))
@@ -380,7 +391,7 @@ def play(
     tape: Tape,
     edits: Mapping[int, Edit],
     users: Mapping[Ref, Sequence[int]],
-    pins: Pins = Pins(),  # noqa: B008 (frozen)
+    pins: Pins = Pins(),
     until: int | None = None,
 ) -> Playing:
     """Play a tape with some steps changed. Call it where the tape was recorded: in promoted float64.

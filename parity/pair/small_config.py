@@ -49,8 +49,12 @@ def probe_length(settings: Mapping[str, Any]) -> int:
     window = settings.get("sliding_window")
     if isinstance(window, int) and settings.get("use_sliding_window") is not False:
         reach = max(reach, min(2 * window + 5, 2053))
-    context = min((settings[name] for name in _POSITIONS if isinstance(settings.get(name), int)), default=reach)
-    return min(reach, context)
+    return min(reach, context_length(settings, reach))
+
+
+def context_length(settings: Mapping[str, Any], unbounded: int) -> int:
+    """Tokens that the context holds, `unbounded` if nothing bounds it."""
+    return min((settings[name] for name in _POSITIONS if isinstance(settings.get(name), int)), default=unbounded)
 
 
 def shrink(config: Mapping[str, Any], settings: Mapping[str, Any], adversarial: bool = True) -> SmallConfig:
