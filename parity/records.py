@@ -178,8 +178,8 @@ class AuditedField:
 class AuditedCause:
     """A cause, and how many of the mutations that stand for it the check would notice.
 
-    untried: the reference has what can go wrong there, and no mutation of it is known. elsewhere: it does not show in one
-    full forward.
+    untried: the reference has what can go wrong there, and no mutation of it is known. elsewhere: it does not show in
+    one full forward.
     """
 
     code: str

@@ -85,7 +85,7 @@ def settled(trace: Trace) -> Trace:
 
 def renumbered(trace: Trace) -> dict[tuple[str, int], int]:
     """The numbers that `settled` gives to calls that it puts in another order: module and number -> new number."""
-    found = {}
+    found: dict[tuple[str, int], int] = {}
     for name, calls in trace.calls.items():
         after = {call.label: call.number for call in _by_label(calls)}
         if len(after) == len(calls):

@@ -1,28 +1,34 @@
-"""The audit: which changes to the reference would a check of it fail to notice?
+"""The audit: the changes to the reference that a check of it would fail to notice.
 
-Every change of the catalogue, to the code as it runs, to the config and to what is loaded, is made to the reference, and
-the changed reference is compared with the unchanged one as a port is: free, in promoted float64, at the logits. A port
-whose logits are right passes, so a change that does not reach the logits is not noticed, whatever it does inside.
+Every change of the catalogue, to the code as it runs, to the config and to what is loaded, is made to the reference,
+and the changed reference is compared with the unchanged one as a port is: free, in promoted float64, at the logits. A
+port whose logits are right passes, so a change that does not reach the logits is not noticed, whatever it does inside.
 
 A change that goes unnoticed is either none, because it computes the same on any input, or a blind spot of this probe.
 Which of the two is found by trying it on other grounds.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from parity import __version__
 from parity.errors import ParityError
-from parity.explain.ground import Ground, other_grounds, own_ground
+from parity.explain import config_mutations as configs
+from parity.explain.causes import CAUSES, Cause, words
+from parity.explain.config_mutations import OTHER_SHAPES, OTHER_TENSORS, ConfigMutation
+from parity.explain.ground import Ground, Key, other_grounds, own_ground
 from parity.explain.trace import TooLarge
 from parity.pair import reference as references
 from parity.pair.pair import Pair
-from parity.pair.promote import precision
 from parity.records import (
     PROMOTED_NOISE,
     Audit,
+    AuditedCause,
+    AuditedField,
     MutationVerdict,
+    TriedMutation,
     Versions,
 )
 
@@ -34,39 +40,22 @@ SILENT = "says nothing about the function"
 _EACH = 50  # mutations from one word of progress to the next
 
 
-@torch.no_grad()
-def audit(pair: Pair, progress: Progress = lambda _: None) -> Audit:
-    """Find out what a check of `pair` is able to notice. The port itself is not asked.
+@dataclass(frozen=True)
+class _Value:
+    """What came of another value for a field; without a verdict it did not run, and reason says why."""
 
-    Raises:
-        ParityError: a run of the reference is too large to be recorded.
-    """
-    progress("recording the reference")
-    grounds = _Grounds(pair)
-    try:
-        with precision(True):
-            by_field = list(_config(grounds, progress))
-            code = list(_code(grounds, progress))
-    except TooLarge as error:
-        problem = f"{pair.reference.class_name} is too large to be run a thousand times, each time with a change"
-        raise ParityError(problem, "Use --small-config.") from error
-    mutations = (*(tried for _, tried in by_field if tried.verdict), *code)
-    return Audit(
-        versions=Versions(__version__, torch.__version__, references.VERSION),
-        port=pair.port.name,
-        reference=pair.reference.class_name,
-        seed=pair.seed,
-        rows=pair.input_ids.shape[0],
-        tokens=pair.input_ids.shape[1],
-        fields=tuple(_fields(pair.reference, by_field)),
-        causes=tuple(_causes(grounds.own, mutations)),
-        mutations=mutations,
-        notes=pair.notes,
-    )
+    mutation: ConfigMutation
+    verdict: MutationVerdict | None
+    reason: str
+
+    @property
+    def structural(self) -> bool:
+        """Whether a port with this value could not even take the checkpoint."""
+        return self.reason in (OTHER_SHAPES, OTHER_TENSORS)
 
 
 class _Grounds:
-    """The check's own ground, and others that are made when something does not show there."""
+    """The check's own ground, and others that are made when a change does not show there."""
 
     def __init__(self, pair: Pair):
         self.own = own_ground(pair)
@@ -81,12 +70,126 @@ class _Grounds:
             self._others.append(ground)
             yield ground
 
-    def verdict(self, moved: float, measure: Measure) -> tuple[MutationVerdict, str]:
+    def verdict(self, moved: float, again: Measure) -> tuple[MutationVerdict, str]:
         """Whether a change is noticed, given how far it moves the logits on the check's own ground."""
         if not moved <= PROMOTED_NOISE:  # a NaN is a difference
             return "caught", ""
         for ground in self.others:
-            again = measure(ground)
-            if again is not None and not again <= PROMOTED_NOISE:
+            there = again(ground)
+            if there is not None and not there <= PROMOTED_NOISE:
                 return "missed", ground.sees
         return "equivalent", NO_EFFECT
+
+
+@torch.no_grad()
+def audit(pair: Pair, progress: Progress = lambda _: None) -> Audit:
+    """Find out what a check of `pair` is able to notice. The port itself is not asked.
+
+    Raises:
+        ParityError: a run of the reference is too large to be recorded.
+    """
+    progress("recording the reference")
+    try:
+        grounds = _Grounds(pair)
+    except TooLarge as error:
+        problem = f"{pair.reference.class_name} is too large to be run a thousand times, each time with a change"
+        raise ParityError(problem, "Use --small-config.") from error
+    values = list(_values(grounds, progress))
+    mutations = (*_of_config(values), *_of_code(grounds, progress))
+    return Audit(
+        versions=Versions(__version__, torch.__version__, references.VERSION),
+        port=pair.port.name,
+        reference=pair.reference.class_name,
+        seed=pair.seed,
+        rows=pair.input_ids.shape[0],
+        tokens=pair.input_ids.shape[1],
+        fields=tuple(_field(name, values) for name in configs.fields(pair.reference.settings)),
+        causes=tuple(_causes(grounds.own, mutations)),
+        mutations=mutations,
+        notes=pair.notes,
+    )
+
+
+def _values(grounds: _Grounds, progress: Progress) -> Iterator[_Value]:
+    """Other values for every field, one after the other."""
+    for mutation in configs.config_mutations(grounds.own.reference):
+        progress(f"another value for {mutation.field}")
+        moved, reason = grounds.own.configured(mutation)
+        if moved is None:
+            yield _Value(mutation, None, reason)
+        else:
+            yield _Value(mutation, *grounds.verdict(moved, _configured(mutation)))
+
+
+def _configured(mutation: ConfigMutation) -> Measure:
+    return lambda ground: ground.configured(mutation)[0]
+
+
+def _of_config(values: Sequence[_Value]) -> Iterator[TriedMutation]:
+    for value in values:
+        if value.verdict is not None:
+            yield TriedMutation(value.mutation.name, value.mutation.cause, value.verdict, value.reason)
+
+
+def _of_code(grounds: _Grounds, progress: Progress) -> Iterator[TriedMutation]:
+    """Changes of the code and of what is loaded; one that does not run is none, a port with it would not run either."""
+    mutations = grounds.own.mutations
+    for number, (key, mutation) in enumerate(mutations.items()):
+        if number % _EACH == 0:
+            progress(f"changing the reference, {number:,} of {len(mutations):,}")
+        moved = grounds.own.played(mutation)
+        if moved is not None:
+            verdict, reason = grounds.verdict(moved, _played(key))
+            yield TriedMutation(grounds.own.name(key, mutation), mutation.cause, verdict, reason)
+
+
+def _played(key: Key) -> Measure:
+    def measure(ground: Ground) -> float | None:
+        mutation = ground.mutations.get(key)
+        return None if mutation is None else ground.played(mutation)
+
+    return measure
+
+
+def _field(name: str, values: Sequence[_Value]) -> AuditedField:
+    """What the check can see of a field, from all values that were tried for it or for the table that it is in."""
+    if configs.silent(name):
+        return AuditedField(name, "silent", SILENT)
+    own = [value for value in values if value.mutation.field == name]
+    missed = [value for value in own if value.verdict == "missed"]
+    if missed:
+        which = ", ".join(configs.written(value.mutation.value) for value in missed)
+        whole = len(missed) == sum(value.verdict in ("caught", "missed") for value in own)
+        return AuditedField(name, "blind", missed[0].reason if whole else f"for {which}: {missed[0].reason}")
+    structural = [value for value in own if value.structural]
+    if any(value.verdict == "caught" for value in own):
+        return AuditedField(name, "seen")
+    if structural:
+        return AuditedField(name, "seen", structural[0].reason)
+    if any(value.verdict == "equivalent" for value in own):
+        return AuditedField(name, "no_effect", NO_EFFECT)
+    return AuditedField(name, "untried", f"not accepted: {own[0].reason}" if own else "no other value known for it")
+
+
+def _causes(ground: Ground, mutations: Sequence[TriedMutation]) -> Iterator[AuditedCause]:
+    settings = configs.fields(ground.reference.settings)
+    known = words(settings, ground.context.classes.values(), ground.state)
+    for cause in CAUSES:
+        yield _cause(cause, known, [each for each in mutations if each.cause == cause.code])
+
+
+def _cause(cause: Cause, known: frozenset[str], own: Sequence[TriedMutation]) -> AuditedCause:
+    if cause.elsewhere:
+        return AuditedCause(cause.code, "elsewhere", reason=f"not in this stage: {cause.elsewhere}")
+    caught = sum(each.verdict == "caught" for each in own)
+    missed = [each for each in own if each.verdict == "missed"]
+    if missed:
+        reason = f"{missed[0].name}: {missed[0].reason}"
+        return AuditedCause(cause.code, "blind", caught, caught + len(missed), reason)
+    if caught:
+        partly = f"{cause.partly}: not in this stage" if cause.partly else ""
+        return AuditedCause(cause.code, "seen", caught, caught, partly)
+    if not cause.fits(known):
+        return AuditedCause(cause.code, "not_applicable", reason="this reference has nothing of the kind")
+    reason = "its mutations have no effect here" if own else "no mutation of this reference stands for it"
+    return AuditedCause(cause.code, "untried", reason=reason)

@@ -1,4 +1,4 @@
-"""The causes that Parity knows by name, and where each can occur: what a reference must have for it to go wrong there."""
+"""The causes that Parity knows by name, and where each can occur: what a reference must have for it to go wrong."""
 
 import re
 from collections.abc import Iterable, Mapping

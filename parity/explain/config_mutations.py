@@ -170,7 +170,7 @@ def apply(
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """The tensors that a checkpoint holds: tied ones once."""
-    once = {tensor.data_ptr(): name for name, tensor in reversed(state.items()) if tensor.numel()}
+    once = {tensor.data_ptr(): name for name, tensor in reversed(list(state.items())) if tensor.numel()}
     return {name: tuple(state[name].shape) for name in once.values()}
 
 

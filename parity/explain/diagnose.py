@@ -42,8 +42,8 @@ class Fault:
     """One thing that is wrong: the mutations that stand for it, the likeliest first.
 
     residual: how far the reference is from the port with the first of them, and with those of all faults before it.
-    explained: the port's values that only the mutated reference has, in the order they were made. bare: those that equal
-    what the mutated operations themselves give.
+    explained: the port's values that only the mutated reference has, in the order they were made. bare: those that
+    equal what the mutated operations themselves give.
     """
 
     mutations: tuple[Mutation, ...]
@@ -324,7 +324,7 @@ def _told(room: Room, endpoint: Endpoint, found: Sequence[tuple[Mutation, Playin
     made_of = _Wanted.of(room, backward(room.tapes.port, room.port_refs(endpoint), lambda ref, _: False), values)
     explained = made_of.found(playing.changed)
     sites = {ref: value for ref, value in playing.changed.items() if ref.step in ranked[0][0].edits}
-    mutations = tuple(dict((each.text, each) for each, _ in reversed(ranked)).values())[::-1]
+    mutations = tuple({each.text: each for each, _ in reversed(ranked)}.values())[::-1]
     return Fault(mutations, room.residual(endpoint, playing), explained, made_of.found(sites))
 
 

@@ -1,6 +1,7 @@
 """Mutations of whole module calls: left out, made twice, given another input or another module's weights."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from torch import Tensor
 
@@ -133,10 +134,14 @@ def _other_weights(context: Context, module: str, region: Region, output: Ref) -
                 continue
             if not _near(step.label, label):
                 continue
-            edit = _here(lambda playing, _, other=other: other.values[0])
+            edit = _here(partial(_value, other.values[0]))
             name = f"{template(step.label)} <- {template(label)}{_distance(step.label, label)}"
             text = f"behaves as if {step.label} were {label}"
             yield Mutation("weights-misplaced", name, text, {ref.step: edit}, output.step, 1.1)
+
+
+def _value(value: Tensor, playing: Playing, step: Step) -> Tensor:
+    return value
 
 
 def _near(first: str, second: str) -> bool:

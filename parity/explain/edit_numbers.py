@@ -11,11 +11,12 @@ from parity.explain.roles import Role
 from parity.explain.trace import Edit, Playing, Ref, Step
 
 _ARITHMETIC = {
-    "mul", "add", "sub", "div", "truediv", "true_divide", "pow", "rsub", "gt", "ge", "lt", "le", "eq", "ne", "remainder",
+    "mul", "add", "sub", "div", "truediv", "true_divide", "pow", "rsub", "gt", "ge", "lt", "le", "eq", "ne",
+    "remainder",
     "floor_divide", "__rsub__", "__rpow__", "__rtruediv__", "__rdiv__", "__pow__", "__mul__", "__add__", "__sub__",
     "__truediv__", "__radd__", "__rmul__", "clamp", "clamp_min", "clamp_max", "float_power", "reciprocal", "multiply",
-    "divide", "subtract", "rpow", "full", "arange", "nn.functional.layer_norm", "nn.functional.rms_norm", "topk", "tril",
-    "triu", "tensor",
+    "divide", "subtract", "rpow", "full", "arange", "nn.functional.layer_norm", "nn.functional.rms_norm", "topk",
+    "tril", "triu", "tensor",
 }  # fmt: skip
 _FACTORS = {"mul", "div", "truediv", "__truediv__", "__mul__", "pow", "multiply", "divide"}
 _SUMMANDS = {"add", "sub", "__add__", "__sub__"}
@@ -138,15 +139,15 @@ def _said(step: Step, at: int | str) -> str:
     }.get(step.name, f"the {at if isinstance(at, str) else 'number'} of {step.name}")  # fmt: skip
 
 
-def _cause(context: Context, step: Step, value: float, other: float, field: str) -> str:
+def _cause(context: Context, step: Step, value: float, other: float, field: str) -> str:  # noqa: PLR0911 (cases)
     role = context.place(step).role
     if 0 < value <= _EPS and role in (Role.norm, Role.final_norm, Role.qk_norm):
         return "norm-eps"
-    if step.name == "nn.functional.layer_norm" or step.name == "nn.functional.rms_norm":
+    if step.name in ("nn.functional.layer_norm", "nn.functional.rms_norm"):
         return "norm-eps"
     if role in (Role.norm, Role.final_norm, Role.qk_norm):
         return "norm-offset" if step.name in ("add", "__radd__", "sub") else "norm-eps"
-    if role == Role.frequencies or (role == Role.rope):
+    if role in (Role.frequencies, Role.rope):
         return _rope_cause(context, step, value, other, field)
     if role == Role.window:
         return "window-off-by-one" if abs(other - value) <= 2 else "window-pattern"

@@ -41,7 +41,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 _ACTIVATION_STEPS = {"nn.functional.gelu", "nn.functional.silu", "nn.functional.relu", "relu", "silu", "gelu"}
 
 
-def propose(context: Context, step: Step) -> Iterator[Mutation]:
+def propose(context: Context, step: Step) -> Iterator[Mutation]:  # noqa: PLR0912 (a list of cases, one line each)
     """Everything that can go wrong in one operation, its numbers apart."""
     name = step.name
     if name in _BINARY:
@@ -84,6 +84,7 @@ def propose(context: Context, step: Step) -> Iterator[Mutation]:
 
 
 Change = Callable[[Playing, Step], Tensor]
+Variant = Callable[[Tensor, Tensor | None, Tensor | None, float], Tensor]
 
 
 def _of(context: Context, step: Step, name: str, text: str, change: Change, weight: float, cause: str = "") -> Mutation:
@@ -236,16 +237,19 @@ def _layer_norm(context: Context, step: Step) -> Iterator[Mutation]:
         value = value if weight is None else value * weight
         return value if bias is None else value + bias
 
-    variants: dict[str, tuple[str, Change]] = {
-        "rms": ("norm-eps", lambda p, s: (lambda x, w, b, e: scaled(normed(x, e, centre=False), w, b))(*parts(p, s))),
-        "eps outside": ("norm-eps", lambda p, s: (lambda x, w, b, e: scaled(normed(x, e, outside=True), w, b))(*parts(p, s))),
-        "unbiased variance": ("norm-eps", lambda p, s: (lambda x, w, b, e: scaled(normed(x, e, unbiased=True), w, b))(*parts(p, s))),
-        "bias left out": ("bias-dropped", lambda p, s: (lambda x, w, b, e: scaled(normed(x, e), w, None))(*parts(p, s))),
-        "weight left out": ("norm-offset", lambda p, s: (lambda x, w, b, e: scaled(normed(x, e), None, b))(*parts(p, s))),
-        "weight + 1": ("norm-offset", lambda p, s: (lambda x, w, b, e: scaled(normed(x, e), None if w is None else 1 + w, b))(*parts(p, s))),
-    }  # fmt: skip
-    for name, (cause, change) in variants.items():
-        yield _of(context, step, name, f"the norm: {name}", change, 1.0, cause)
+    def change(playing: Playing, step: Step, norm: Variant) -> Tensor:
+        return norm(*parts(playing, step))
+
+    variants: dict[str, tuple[str, Variant]] = {
+        "rms": ("norm-eps", lambda x, w, b, e: scaled(normed(x, e, centre=False), w, b)),
+        "eps outside": ("norm-eps", lambda x, w, b, e: scaled(normed(x, e, outside=True), w, b)),
+        "unbiased variance": ("norm-eps", lambda x, w, b, e: scaled(normed(x, e, unbiased=True), w, b)),
+        "bias left out": ("bias-dropped", lambda x, w, b, e: scaled(normed(x, e), w, None)),
+        "weight left out": ("norm-offset", lambda x, w, b, e: scaled(normed(x, e), None, b)),
+        "weight + 1": ("norm-offset", lambda x, w, b, e: scaled(normed(x, e), None if w is None else 1 + w, b)),
+    }
+    for name, (cause, norm) in variants.items():
+        yield _of(context, step, name, f"the norm: {name}", partial(change, norm=norm), 1.0, cause)
 
 
 def _eps_outside(context: Context) -> Change:
@@ -375,13 +379,14 @@ def _parts(context: Context, step: Step) -> Iterator[Mutation]:
 
         def interleaved(playing: Playing, step: Step) -> tuple[Tensor, ...]:
             value: Tensor = playing.given(step)[0][0]
-            return value.unflatten(-1, (-1, count)).unbind(-1)
+            parts: tuple[Tensor, ...] = value.reshape(*value.shape[:-1], -1, count).unbind(-1)
+            return parts
 
         heads = int(context.numbers.get("num_attention_heads") or context.numbers.get("n_head") or 1)
 
         def per_head(playing: Playing, step: Step) -> tuple[Tensor, ...]:
             value: Tensor = playing.given(step)[0][0]
-            return tuple(part.flatten(-2) for part in value.unflatten(-1, (heads, -1)).chunk(count, -1))
+            return tuple(part.flatten(-2) for part in value.reshape(*value.shape[:-1], heads, -1).chunk(count, -1))
 
         for name, text, edit in (
             ("interleaved", "the fused value were interleaved feature by feature", interleaved),

@@ -59,17 +59,17 @@ def _other_kinds(context: Context, inside: set[int]) -> Iterator[Mutation]:
             instead = {ref: theirs[site] for site, ref in own.items() if site in theirs and theirs[site] != ref}
             if instead:
                 pairs.setdefault(tuple(sorted(instead.items())), other[0])
-        for pairing, other in pairs.items():
+        for pairing, layer in pairs.items():
             instead = dict(pairing)
             masks = {ref: to for ref, to in instead.items() if _square(context.tape.value(ref))}
             tables = {ref: to for ref, to in instead.items() if ref not in masks}
-            choices = (("mask", masks, "window-pattern"), ("rope table", tables, "rope-layer-type"))
+            choices = [("mask", masks, "window-pattern"), ("rope table", tables, "rope-layer-type")]
             if masks and tables:
-                choices = (("mask and rope table", instead, "window-pattern"), *choices)
+                choices.insert(0, ("mask and rope table", instead, "window-pattern"))
             for what, chosen, cause in choices:
                 edits = _exchanged(context, inside, chosen)
                 if edits:
-                    kind = f"{what} of {template(other)}, another kind of layer"
+                    kind = f"{what} of {template(layer)}, another kind of layer"
                     yield Mutation(
                         cause,
                         f"{what} of another kind",

@@ -49,7 +49,7 @@ def _moved(sides: Sides, forward: Forward) -> Iterator[Located]:
 
 
 def _misplaced(sides: Sides) -> Iterator[Located]:
-    """Tensors in each other's place; where a name says that each is where it belongs, the code that uses them is wrong."""
+    """Tensors in each other's place; where the names say that they belong there, the code that uses them is wrong."""
     loading, reference = sides.loading, sides.reference
     for parameter, (held, expected) in loading.misplaced.items():
         if any(outer in loading.moved for outer in parents(parameter)):

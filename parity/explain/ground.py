@@ -1,14 +1,14 @@
-"""A ground for mutations: the reference on some weights and some tokens, recorded, so that changes to it can be tried."""
+"""A ground for mutations: the reference on some weights and tokens, recorded, so that changes to it can be tried."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from parity.compare.capture import renumbered, run
+from parity.compare.capture import LOGITS, renumbered, run
 from parity.compare.isolate import logits_error
 from parity.explain import config_mutations as configs
 from parity.explain.config_mutations import ConfigMutation
@@ -51,9 +51,16 @@ class Ground:
         model = references.build(reference, True, session.mode)
         model.load_state_dict(state)
         session.name(model)
+
+        def forward() -> Tensor:
+            logits = references.logits(model, input_ids)
+            session.passed(LOGITS, (logits,))  # the trace copies them, and the tape knows no copies
+            return logits
+
         with precision(True, session.mode):
-            trace = run(model, lambda: references.logits(model, input_ids), observer=session)
+            trace = run(model, forward, observer=session)
             tape = session.tape(trace.logits).renumbered(renumbered(trace))
+        tape = replace(tape, logits=tape.at(LOGITS))
         return cls(reference, model.state_dict(), input_ids, tape, Context.of(tape, model, reference.settings), sees)
 
     @property
@@ -98,7 +105,8 @@ class Ground:
     def played(self, mutation: Mutation) -> float | None:
         """How far a mutation moves the logits; None if it does not run here, as a port with it would not."""
         try:
-            playing = play(self.tape, mutation.edits, self.context.users)
+            with precision(True):
+                playing = play(self.tape, mutation.edits, self.context.users)
         except Exception:
             return None
         return self._moved(playing.own(self.logits))
@@ -109,7 +117,8 @@ class Ground:
         if model is None:
             return None, reason
         try:
-            return self._moved(references.logits(model, self.input_ids)), ""
+            with precision(True):
+                return self._moved(references.logits(model, self.input_ids)), ""
         except Exception as error:  # whatever the reference raises, it does not run on this value
             return None, f"{type(error).__name__}: {error}"
 
@@ -169,8 +178,8 @@ def other_grounds(pair: Pair) -> Iterator[Ground]:
     """Grounds on which more may show: other random numbers, a longer probe, then also larger weights."""
     length = pair.input_ids.shape[1]
     longest = context_length(pair.reference.settings, 4 * length + 3)
-    for step, (tokens, larger) in enumerate(((length, 1.0), (2 * length + 1, 1.0), (4 * length + 3, _LARGER)), 1):
-        seed, tokens = pair.seed + step, min(tokens, longest)
+    for step, (wanted, larger) in enumerate(((length, 1.0), (2 * length + 1, 1.0), (4 * length + 3, _LARGER)), 1):
+        seed, tokens = pair.seed + step, min(wanted, longest)
         sees = "other random weights or tokens show it"
         if tokens > length:
             sees = f"needs a longer probe: {tokens} tokens show it"

@@ -71,7 +71,7 @@ class Key:
     def scaled(self, other: "Key") -> bool:
         """Whether one can be a positive multiple of the other but for order."""
         room = PROMOTED_NOISE * max(1.0, self.size**0.5)
-        return abs(self.first - other.first) <= room and abs(self.third - other.third) <= room
+        return bool(abs(self.first - other.first) <= room and abs(self.third - other.third) <= room)
 
 
 def key_of(value: Tensor) -> Key | None:
@@ -109,7 +109,7 @@ def same(value: Tensor, other: Tensor, tolerance: float = PROMOTED_NOISE) -> boo
 def _nested(first: torch.Size, second: torch.Size) -> bool:
     """Whether one shape only splits axes of the other, so that a reshape between them keeps what an axis means."""
     ours, theirs = (set(accumulate((size for size in shape if size > 1), mul)) for shape in (first, second))
-    return ours <= theirs or theirs <= ours
+    return bool(ours <= theirs or theirs <= ours)
 
 
 def _close(value: Tensor, other: Tensor, tolerance: float) -> bool:
@@ -153,7 +153,7 @@ class Index:
         elif not value.is_floating_point() and value.numel() >= _FEWEST:
             self._whole.setdefault(value.numel(), []).append(ref)
 
-    def find(self, value: Tensor) -> tuple[Ref, Relation] | None:
+    def find(self, value: Tensor) -> tuple[Ref, Relation] | None:  # noqa: PLR0911 (one way of matching after another)
         """A value that is the same, else one that differs in order alone, else in a factor alone."""
         mask = mask_of(value)
         if mask is not None:
@@ -216,8 +216,10 @@ class Index:
 
 _LAYOUT = {
     "view", "reshape", "transpose", "permute", "contiguous", "flatten", "unflatten", "squeeze", "unsqueeze", "to",
-    "float", "double", "type_as", "clone", "detach", "expand", "movedim", "T.__get__", "mT.__get__", "swapaxes", "chunk",
-    "split", "split_with_sizes", "unbind", "__getitem__", "narrow", "select", "view_as", "nn.functional.dropout", "leaf",
+    "float", "double", "type_as", "clone", "detach", "expand", "movedim", "T.__get__", "mT.__get__", "swapaxes",
+    "chunk",
+    "split", "split_with_sizes", "unbind", "__getitem__", "narrow", "select", "view_as", "nn.functional.dropout",
+    "leaf",
     "written", "data.__get__", "bfloat16", "half", "t", "einops", "requires_grad_", "copy_", "swapdims", "tensor_split",
 }  # fmt: skip
 

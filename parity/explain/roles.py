@@ -73,7 +73,7 @@ def place(step: Step, classes: Mapping[str, str], root_head: str = "lm_head") ->
     return Place(_role(module, names, classes, root_head), module, function)
 
 
-def _role(module: str, functions: list[str], classes: Mapping[str, str], root_head: str) -> Role:
+def _role(module: str, functions: list[str], classes: Mapping[str, str], root_head: str) -> Role:  # noqa: PLR0911 (cases)
     for function in functions[:4]:
         for pattern, role in _FUNCTIONS:
             if pattern.search(function):
