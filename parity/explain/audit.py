@@ -66,9 +66,15 @@ class _Grounds:
     def others(self) -> Iterator[Ground]:
         """The other grounds, each made once."""
         yield from self._others
-        for ground in self._rest:
+        while (ground := self._next()) is not None:
             self._others.append(ground)
             yield ground
+
+    def _next(self) -> Ground | None:
+        try:
+            return next(self._rest, None)
+        except TooLarge:
+            return None
 
     def verdict(self, moved: float, again: Measure) -> tuple[MutationVerdict, str]:
         """Whether a change is noticed, given how far it moves the logits on the check's own ground."""
@@ -104,7 +110,7 @@ def audit(pair: Pair, progress: Progress = lambda _: None) -> Audit:
         rows=pair.input_ids.shape[0],
         tokens=pair.input_ids.shape[1],
         fields=tuple(_field(name, values) for name in configs.fields(pair.reference.settings)),
-        causes=tuple(_causes(grounds.own, mutations)),
+        causes=tuple(_causes(grounds.own, mutations, {value.mutation.cause for value in values if value.structural})),
         mutations=mutations,
         notes=pair.notes,
     )
@@ -112,9 +118,9 @@ def audit(pair: Pair, progress: Progress = lambda _: None) -> Audit:
 
 def _values(grounds: _Grounds, progress: Progress) -> Iterator[_Value]:
     """Other values for every field, one after the other."""
-    for mutation in configs.config_mutations(grounds.own.reference):
+    for mutation in grounds.own.values.values():
         progress(f"another value for {mutation.field}")
-        moved, reason = grounds.own.configured(mutation)
+        moved, reason = grounds.own.configured(mutation.name)
         if moved is None:
             yield _Value(mutation, None, reason)
         else:
@@ -122,7 +128,7 @@ def _values(grounds: _Grounds, progress: Progress) -> Iterator[_Value]:
 
 
 def _configured(mutation: ConfigMutation) -> Measure:
-    return lambda ground: ground.configured(mutation)[0]
+    return lambda ground: ground.configured(mutation.name)[0]
 
 
 def _of_config(values: Sequence[_Value]) -> Iterator[TriedMutation]:
@@ -156,6 +162,7 @@ def _field(name: str, values: Sequence[_Value]) -> AuditedField:
     if configs.silent(name):
         return AuditedField(name, "silent", SILENT)
     own = [value for value in values if value.mutation.field == name]
+    own = own or [value for value in values if name.startswith(f"{value.mutation.field}.")]
     missed = [value for value in own if value.verdict == "missed"]
     if missed:
         which = ", ".join(configs.written(value.mutation.value) for value in missed)
@@ -171,11 +178,15 @@ def _field(name: str, values: Sequence[_Value]) -> AuditedField:
     return AuditedField(name, "untried", f"not accepted: {own[0].reason}" if own else "no other value known for it")
 
 
-def _causes(ground: Ground, mutations: Sequence[TriedMutation]) -> Iterator[AuditedCause]:
-    settings = configs.fields(ground.reference.settings)
-    known = words(settings, ground.context.classes.values(), ground.state)
+def _causes(ground: Ground, mutations: Sequence[TriedMutation], structural: set[str]) -> Iterator[AuditedCause]:
+    shapes = {name: tuple(tensor.shape) for name, tensor in ground.state.items()}
+    known = words(configs.fields(ground.reference.settings), ground.context.classes.values(), shapes)
     for cause in CAUSES:
-        yield _cause(cause, known, [each for each in mutations if each.cause == cause.code])
+        own = [each for each in mutations if each.cause == cause.code]
+        found = _cause(cause, known, own)
+        if found.verdict == "untried" and cause.code in structural:
+            found = AuditedCause(cause.code, "seen", reason=OTHER_SHAPES)
+        yield found
 
 
 def _cause(cause: Cause, known: frozenset[str], own: Sequence[TriedMutation]) -> AuditedCause:

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+GROUPED, SQUARE = "fewer key/value heads", "a square matrix"
+
 _ROPE = r"^rope_parameters|^rope_theta"
-_SCALED_ROPE = r"rope_type=(?!\"default\")"
+_SCALED_ROPE = r"rope_type=(?!default)"
 _EXPERTS = r"^(num_experts|n_routed_experts|num_local_experts|num_experts_per_tok|top_k_experts)="
 _WINDOW = r"^sliding_window="
 _RECURRENT = r"^(linear_|ssm_|mamba_|conv_kernel)"
@@ -31,10 +33,22 @@ class Cause:
         return not self.trait or any(re.search(self.trait, word) for word in words)
 
 
-def words(settings: Mapping[str, Any], classes: Iterable[str], tensors: Iterable[str]) -> frozenset[str]:
-    """What causes are looked up in: fields that are on, names of classes, names of tensors."""
-    on = {f"{name}={value}" for name, value in settings.items() if value not in (None, False, 0, [], {}, "")}
-    return frozenset(on | set(classes) | set(tensors))
+def words(settings: Mapping[str, Any], classes: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
+    """What causes are looked up in: fields that are on, names of classes and of tensors, what their shapes say.
+
+    Args:
+        settings: every field, inner ones after dots.
+        classes: of the reference's modules.
+        shapes: of its stored tensors, by name.
+    """
+    found = {f"{name}={value}" for name, value in settings.items() if value not in (None, False, 0, [], {}, "")}
+    found |= {*classes, *shapes}
+    heads = settings.get("num_attention_heads")
+    if any(name.startswith("num_key_value") and value != heads for name, value in settings.items()):
+        found.add(GROUPED)
+    if any(len(shape) == 2 and shape[0] == shape[1] for shape in shapes.values()):
+        found.add(SQUARE)
+    return frozenset(found)
 
 
 _CACHE = "in decoding: the stage cache"
@@ -83,10 +97,10 @@ CAUSES: tuple[Cause, ...] = (
     Cause("ssm-gated-norm", _RECURRENT),
     Cause("ssm-state", elsewhere=_CACHE),
     Cause("split-layout"),
-    Cause("gqa-repeat"),
+    Cause("gqa-repeat", GROUPED),
     Cause("bias-dropped", r"\.bias$"),
     Cause("tied-head", r"tie_word_embeddings="),
     Cause("weights-silently-missing"),
-    Cause("weight-transposed"),
+    Cause("weight-transposed", SQUARE),
     Cause("weights-misplaced"),
 )

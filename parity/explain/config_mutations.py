@@ -35,6 +35,7 @@ _WIDTH = re.compile(
     r"^(vocab_size.*|.*hidden_size.*|n_embd|n_inner|.*intermediate_size|.*head_dim|.*_rank|n_ctx|.*(num|n)_.*(heads?|experts"
     r"|layers?)|n_head|n_layer|.*_(size|dim|kernel|groups)|conv_kernel|expand)$"
 )
+_FULL, _SLIDING = "full_attention", "sliding_attention"
 _LAYERS = ("num_hidden_layers", "n_layer")
 _HEADS = ("num_attention_heads", "n_head")
 _HIDDEN = ("hidden_size", "n_embd")
@@ -188,6 +189,8 @@ def _replaced(settings: Mapping[str, Any], field: str, value: Any) -> dict[str, 
     first, _, rest = field.partition(".")
     inner = settings[first]
     result = {**settings, first: _replaced(inner, rest, value) if rest else value}
+    if field == "layer_types" and _SLIDING in value and settings.get("sliding_window") is None:
+        result |= {"sliding_window": _WINDOW, "use_sliding_window": True}
     if field in _LAYERS:  # lists with an entry per layer go on fitting
         was = settings[field]
         result |= {
@@ -207,7 +210,7 @@ def _others(field: str, value: Any, settings: Mapping[str, Any]) -> list[Any]:
     if isinstance(value, str):
         return _other_names(field, value)
     if isinstance(value, list | tuple):
-        return _other_lists(list(value), settings)
+        return _other_lists(list(value))
     if not isinstance(value, int | float):
         return []
     candidates = dict.fromkeys(_other_numbers(field, value, settings))
@@ -232,11 +235,13 @@ def _other_names(field: str, value: str) -> list[Any]:
     return [other for other in kinds if other != value]
 
 
-def _other_lists(value: list[Any], settings: Mapping[str, Any]) -> list[Any]:
+def _other_lists(value: list[Any]) -> list[Any]:
     """A list with an entry per layer, shifted by one, inverted, or the same everywhere."""
     kinds = list(dict.fromkeys(value))
-    if len(kinds) == 1 and set(kinds) <= {0, 1} and len(value) > 1:
+    if len(kinds) == 1 and kinds[0] in (0, 1) and len(value) > 1:
         return [[1 - kinds[0]] * len(value)]
+    if kinds == [_FULL]:
+        return [[_SLIDING] * len(value)]
     if len(kinds) < 2 or not all(isinstance(kind, str | int) for kind in kinds):
         return []
     other = dict(zip(kinds, [*kinds[1:], kinds[0]], strict=True))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from parity.compare.capture import LOGITS, renumbered, run
 from parity.compare.isolate import logits_error
+from parity.errors import ParityError
 from parity.explain import config_mutations as configs
 from parity.explain.config_mutations import ConfigMutation
 from parity.explain.mutations import Context, Mutation, joined, propose
@@ -28,6 +29,7 @@ State = Mapping[str, Tensor]
 
 _EVERYWHERE = "everywhere"
 _LARGER = 2.0  # times the usual weights
+_WIDE_HEADS = 128
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,13 @@ class Ground:
         return f"call {step.modules[0][1]}" if step.modules and step.modules[0][1] else ""
 
     def name(self, key: Key, mutation: Mutation) -> str:
-        """What a mutation is called among all others."""
+        """What a mutation is called among all others: what it does, and where."""
         step = self.tape.steps[mutation.site]
-        place = template(step.module) or (step.frames[0].code.co_name if step.frames else "")
-        line = f":{step.frames[0].line}" if step.frames else ""
-        return f"{mutation.name} in {place or 'the model'}{line}" + (f", {key[-1]}" if key[-1] else "")
+        function = step.frames[0].code.co_name if step.frames else ""
+        place = template(step.module) or function or "the model"
+        line = f", line {step.frames[0].line}" if step.frames else ""
+        where = f", {key[-1]}" if key[-1] else ""
+        return f"{mutation.text.removeprefix('behaves as if ')} ({place}{line}{where})"
 
     def played(self, mutation: Mutation) -> float | None:
         """How far a mutation moves the logits; None if it does not run here, as a port with it would not."""
@@ -111,9 +115,16 @@ class Ground:
             return None
         return self._moved(playing.own(self.logits))
 
-    def configured(self, mutation: ConfigMutation) -> tuple[float | None, str]:
+    @cached_property
+    def values(self) -> dict[str, ConfigMutation]:
+        """Every other value for every field."""
+        return {mutation.name: mutation for mutation in configs.config_mutations(self.reference)}
+
+    def configured(self, name: str) -> tuple[float | None, str]:
         """How far another value of a field moves the logits, or None and why there are none."""
-        model, reason = configs.apply(mutation, self.state)
+        if name not in self.values:
+            return None, "not a value for this config"
+        model, reason = configs.apply(self.values[name], self.state)
         if model is None:
             return None, reason
         try:
@@ -133,15 +144,17 @@ def _initial(reference: Reference) -> State:
 
 
 def _misloaded(context: Context, initial: State) -> Iterator[Mutation]:
-    """Tensors left as they were initialised, biases of zero, a tied head with a matrix of its own."""
+    """Tensors left as initialised or transposed, biases left out, a tied head with a matrix of its own."""
     for step in context.tape.steps:
         if step.function is not None or step.label not in initial:
             continue
         fresh = initial[step.label]
         kind = template(step.label)
-        yield _loaded("weights-silently-missing", f"{kind} never loaded", step, fresh)
+        yield _loaded("weights-silently-missing", f"{kind} were never loaded", step, fresh)
         if step.label.endswith(".bias"):
-            yield _loaded("bias-dropped", f"{kind} left out", step, torch.zeros_like(fresh))
+            yield _loaded("bias-dropped", f"{kind} were left out", step, torch.zeros_like(fresh))
+        if fresh.ndim == 2 and fresh.shape[0] == fresh.shape[1]:
+            yield _loaded("weight-transposed", f"{kind} were transposed", step, step.values[0].T.contiguous())
         yield from _untied(context, step, fresh)
 
 
@@ -175,18 +188,38 @@ def own_ground(pair: Pair) -> Ground:
 
 
 def other_grounds(pair: Pair) -> Iterator[Ground]:
-    """Grounds on which more may show: other random numbers, a longer probe, then also larger weights."""
+    """Grounds on which more may show: other random numbers, a longer probe, larger weights, wider heads."""
     length = pair.input_ids.shape[1]
     longest = context_length(pair.reference.settings, 4 * length + 3)
-    for step, (wanted, larger) in enumerate(((length, 1.0), (2 * length + 1, 1.0), (4 * length + 3, _LARGER)), 1):
-        seed, tokens = pair.seed + step, min(wanted, longest)
-        sees = "other random weights or tokens show it"
-        if tokens > length:
-            sees = f"needs a longer probe: {tokens} tokens show it"
-        if larger > 1.0:
-            sees = f"needs larger weights or a longer probe: twice as large and {tokens} tokens show it"
-        ids = probe.make(pair.reference.settings, tokens, seed).input_ids
-        yield Ground.of(pair.reference, _weights(pair.reference, seed, larger), ids, sees)
+    longer, much_longer = min(2 * length + 1, longest), min(4 * length + 3, longest)
+    numbers_show = "other random weights or tokens show it"
+    yield _ground(pair.reference, pair.seed + 1, length, 1.0, numbers_show)
+    needs = f"needs a longer probe: {longer} tokens show it" if longer > length else numbers_show
+    yield _ground(pair.reference, pair.seed + 2, longer, 1.0, needs)
+    needs = f"needs larger weights or a longer probe: weights twice as large and {much_longer} tokens show it"
+    yield _ground(pair.reference, pair.seed + 3, much_longer, _LARGER, needs)
+    wider = _wider(pair.reference)
+    if wider is not None:
+        yield _ground(wider, pair.seed + 4, length, 1.0, f"needs wider heads: {_WIDE_HEADS} features each show it")
+
+
+def _ground(reference: Reference, seed: int, tokens: int, larger: float, sees: str) -> Ground:
+    ids = probe.make(reference.settings, tokens, seed).input_ids
+    return Ground.of(reference, _weights(reference, seed, larger), ids, sees)
+
+
+def _wider(reference: Reference) -> Reference | None:
+    """The reference with heads as wide as full-size models have them, so that rope has as many frequencies."""
+    settings = reference.settings
+    width = settings.get("head_dim")
+    if not isinstance(width, int) or width >= _WIDE_HEADS:
+        return None
+    try:
+        wider = references.describe({**settings, "head_dim": _WIDE_HEADS})
+        references.build(wider, promoted=False)
+    except ParityError:
+        return None
+    return wider
 
 
 def _weights(reference: Reference, seed: int, larger: float) -> State:

@@ -78,6 +78,10 @@ def _details(finding: Finding) -> Iterator[Text]:
         ("reference", finding.reference_module or "(no counterpart)"),
         ("cause", finding.cause),
     ]
+    rows += [("why", explanation.text) for explanation in finding.explanations[:1]]
+    for label, source in (("port line", finding.port_source), ("reference", finding.reference_source)):
+        if source is not None:
+            rows.append((label, f"{source.file}:{source.line}: {source.text}"))
     also = fold(line.removeprefix("also ") for line in finding.evidence if line.startswith("also "))
     rows += [("evidence", line) for line in finding.evidence if not line.startswith("also ")]
     rows += [("also in", name) for name in also]

@@ -73,3 +73,26 @@ def test_equivalent_rewrites_pass(path: Path) -> None:
     assert report.boundaries[-1].name == "logits"
     assert report.boundaries[-1].relative is not None
     assert report.boundaries[-1].relative < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("name", "cause", "line"),
+    [
+        ("silu", "activation", "self.activation"),
+        ("tiled_kv_heads", "gqa-repeat", "k = k.repeat("),
+        ("wrong_attention_scale", "softmax-scale", "self.scale = config.head_dim**-0.5"),
+        ("window_off_by_one", "window-off-by-one", "distance <= self.config.sliding_window"),
+        ("final_norm_eps", "norm-eps", "self.norm = RMSNorm(config.hidden_size, 1e-5)"),
+        ("norm_without_offset", "norm-offset", "(normed * self.weight.float())"),
+        ("qk_norm_missing", "qknorm-missing-or-width", "rotate(q, cos, sin), rotate(k, cos, sin)"),
+    ],
+)
+def test_the_line_and_the_cause_are_named(name: str, cause: str, line: str) -> None:
+    """The first finding says which line of the port is wrong, beside the reference's, and why."""
+    finding = parity.check(FIXTURES / "bugs" / f"{name}.py", small_config=True).findings[0]
+    assert finding.cause == cause
+    assert finding.port_source is not None
+    assert line in finding.port_source.text
+    assert finding.reference_source is not None
+    assert finding.reference_source.file.startswith("transformers/")
+    assert finding.explanations[0].residual <= 1e-10
