@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help check test lint format types bench bench-bugs clean
+.PHONY: help check test lint format types bench bench-bugs coverage clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -31,6 +31,9 @@ bench: .venv/.installed-dev ## Measure speed and memory, as ratios
 
 bench-bugs: .venv/.installed-dev ## Measure how many bugs Parity finds, and write docs/benchmark.md
 	$(BIN)/python -m bench.bugs --write docs/benchmark.md
+
+coverage: .venv/.installed-dev ## Audit the ports that come with Parity, and write fixtures/coverage.json
+	$(BIN)/python -m bench.coverage --write fixtures/coverage.json
 
 clean: ## Remove .venv and everything that was built
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,20 @@ def ratio(name: str, command: Sequence[str], base: Sequence[str], runs: int, lim
     pairs = [(timed(command), timed(base)) for _ in track(range(runs + 1), name, console=Console(stderr=True))][1:]
     ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
     return name, f"{ours:.2f} s", f"{theirs:.2f} s", f"{ours / theirs:.2f}", f"{limit:.2f}"
+
+
+def explained(port: str, runs: int) -> Iterator[tuple[str, ...]]:
+    """Rows of failing checks beside the passing one of the same port: the median over its bugs, and the dearest."""
+    command = [sys.executable, "-m", "bench.failing", port, "--runs", str(runs)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=HERE.parent)
+    medians = {name: statistics.median(found) for name, found in json.loads(done.stdout).items()}
+    passing = medians.pop(port)
+    dearest = max(medians, key=medians.__getitem__)
+    for name, seconds in (
+        (f"{port}, median of {len(medians)} bugs", statistics.median(medians.values())),
+        (f"{port}, dearest: {dearest}", medians[dearest]),
+    ):
+        yield name, f"{seconds:.2f} s", f"{passing:.2f} s", f"{seconds / passing:.2f}", "3.00"
 
 
 def scaled(small: dict[str, Any], layers: int, width: int) -> dict[str, Any]:
@@ -80,7 +94,7 @@ def one(path: str) -> None:
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each command, after one that does not count")
@@ -99,6 +113,13 @@ def main() -> None:
     check = [parity, "check", "gemma3", "--small-config"]
     speed.add_row(*ratio("check gemma3 / bare script", check, [python, str(HERE / "bare.py")], arguments.runs, 1.25))
 
+    cost = Table(
+        "", "failing", "passing", "ratio", "held to", title="Cost of explaining a failure, small config, imports apart"
+    )
+    for port in track(("gemma3", "llama3"), "failing checks", console=Console(stderr=True)):
+        for row in explained(port, arguments.runs):
+            cost.add_row(*row)
+
     growth = Table(
         "layers",
         "width",
@@ -111,13 +132,14 @@ def main() -> None:
     for layers, width in track(
         [(2, 1), (8, 1), (32, 1), (2, 4), (8, 4), (32, 4)], "growth", console=Console(stderr=True)
     ):
-        cost = measured(scaled(small, layers, width))
+        grown = measured(scaled(small, layers, width))
         growth.add_row(
-            str(layers), f"x{width}", f"{cost['boundaries']:.0f}", f"{cost['seconds']:.2f}",
-            f"{cost['seconds'] / layers:.3f}", f"{cost['peak']:.0f}",
+            str(layers), f"x{width}", f"{grown['boundaries']:.0f}", f"{grown['seconds']:.2f}",
+            f"{grown['seconds'] / layers:.3f}", f"{grown['peak']:.0f}",
         )  # fmt: skip
     console = Console(width=110)
     console.print(speed)
+    console.print(cost)
     console.print(growth)
 
 

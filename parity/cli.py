@@ -4,9 +4,11 @@ torch and everything that needs it is imported inside the command bodies, so tha
 """
 
 import os
+import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +20,8 @@ from parity import __version__
 from parity.errors import ParityError
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from parity.records import Report
 
 app = typer.Typer(
@@ -28,6 +32,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+_INTERRUPTED = 130
+
+
+class Dtype(StrEnum):
+    """Of the weights."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
 
 
 class Format(StrEnum):
@@ -43,10 +58,13 @@ _SETTINGS: dict[str, tuple[type, str]] = {
     "reference": (str, "reference"),
     "small_config": (bool, "small_config"),
     "seed": (int, "seed"),
+    "dtype": (str, "dtype"),
     "stage": (list, "stage"),
     "format": (str, "form"),
     "all": (bool, "every"),
 }
+
+_AUDIT_SETTINGS = ("config", "reference", "seed", "format")  # always on the small config, unless told otherwise
 
 
 @app.callback()
@@ -63,6 +81,7 @@ def _parity(
     context.default_map = {
         "check": {_SETTINGS[name][1]: value for name, value in settings.items()},
         "source": {name: settings[name] for name in ("config", "reference") if name in settings},
+        "audit": {_SETTINGS[name][1]: settings[name] for name in _AUDIT_SETTINGS if name in settings},
     }
 
 
@@ -85,6 +104,9 @@ def check(
         ),
     ] = False,
     seed: Annotated[int, typer.Option(envvar="PARITY_SEED", help="Of random weights and tokens.", min=0)] = 0,
+    dtype: Annotated[
+        Dtype, typer.Option(envvar="PARITY_DTYPE", help="Of the weights, and of the runs max and mean are taken from.")
+    ] = Dtype.float32,
     stage: Annotated[
         list[str] | None,
         typer.Option(envvar="PARITY_STAGE", help="Run this stage only (repeatable).", metavar="NAME"),
@@ -108,11 +130,48 @@ def check(
             reference=reference,
             small_config=small_config,
             seed=seed,
+            dtype=dtype.value,
             stage=stage or (),
             progress=progress,
         )
     _write(report, form, output, every)
     raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def audit(
+    port: Annotated[str, typer.Argument(help="Built-in name, file (port.py, port.py:Namespace) or dotted module.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(envvar="PARITY_CONFIG", help="config.json to build the reference from.", metavar="FILE"),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(envvar="PARITY_REFERENCE", help="Take config.json from here.", metavar="DIR_OR_HUB_ID"),
+    ] = None,
+    small_config: Annotated[
+        bool, typer.Option("--small-config/--no-small-config", help="Shrink widths and depth.")
+    ] = True,
+    seed: Annotated[int, typer.Option(envvar="PARITY_SEED", help="Of random weights and tokens.", min=0)] = 0,
+    form: Annotated[
+        Format, typer.Option("--format", envvar="PARITY_FORMAT", help="How to write the audit.")
+    ] = Format.text,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to FILE.", metavar="FILE")] = None,
+) -> None:
+    """Find out what a check of a port would fail to notice: change the reference, a thousand times, and see."""
+    if output is not None:
+        _writable(output)
+    with _progress() as progress:
+        progress("importing torch and transformers")
+        from parity.audits import audit as run
+
+        found = run(port, config=config, reference=reference, small_config=small_config, seed=seed, progress=progress)
+    from parity.report import audit_json, audit_text
+
+    if form is Format.json:
+        _put(audit_json.render(found), output)
+    else:
+        _print(audit_text.render(found), output)
 
 
 @app.command()
@@ -149,22 +208,35 @@ def _write(report: "Report", form: Format, output: Path | None, every: bool) -> 
     if form is Format.json:
         from parity.report.json import render as render_json
 
-        text = render_json(report)
-        if output is None:
-            sys.stdout.write(text)
-        else:
-            _replace(output, text)
+        _put(render_json(report), output)
+        return
+    from parity.report.text import render as render_text
+
+    _print(render_text(report, every, None if output else _columns()), output)
+
+
+def _columns() -> int | None:
+    """How wide the terminal is that the report goes to, None if it goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _put(text: str, output: Path | None) -> None:
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        _replace(output, text)
+
+
+def _print(lines: "Iterable[Text]", output: Path | None) -> None:
+    """Styled lines: to the terminal, or plainly to a file."""
+    if output is not None:
+        _replace(output, "".join(f"{line.plain}\n" for line in lines))
         return
     from rich.console import Console
 
-    from parity.report.text import render as render_text
-
-    if output is None:
-        console = Console(highlight=False)
-        for line in render_text(report, every):
-            console.print(line, soft_wrap=True)
-    else:
-        _replace(output, "".join(f"{line.plain}\n" for line in render_text(report, every)))
+    console = Console(highlight=False)
+    for line in lines:
+        console.print(line, soft_wrap=True)
 
 
 def _writable(path: Path) -> None:
@@ -187,11 +259,13 @@ def _replace(path: Path, text: str) -> None:
         os.umask(umask)
         Path(name).chmod(0o666 & ~umask)
         Path(name).replace(path)
+        name = None
     except OSError as error:
+        raise ParityError(f"cannot write {path}: {error.strerror}", "Give another file, or free some space.") from error
+    finally:  # of whatever it came to, an interruption included
         if name is not None:
             with suppress(OSError):
                 Path(name).unlink()
-        raise ParityError(f"cannot write {path}: {error.strerror}", "Give another file, or free some space.") from error
 
 
 @contextmanager
@@ -209,11 +283,15 @@ def _progress() -> Iterator[Callable[[str], None]]:
 def main() -> None:
     """Entry point: turns errors into one line and an exit code."""
     try:
-        sys.exit(app(standalone_mode=False))
+        code = app(standalone_mode=False)
+        if code == _INTERRUPTED:  # typer returns it, click raises
+            raise KeyboardInterrupt
+        sys.exit(code)
     except ParityError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", 130)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+        _fail("interrupted", _INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -34,14 +34,15 @@ def _written(kind: str, found: list[tuple[int, ...]]) -> str:
 
 
 def _ranges(values: list[int]) -> str:
-    """Sorted numbers with runs of three and more shortened."""
-    if len(values) == 1:
-        return str(values[0])
+    return str(values[0]) if len(values) == 1 else "{" + ranges(values) + "}"
+
+
+def ranges(values: Iterable[int]) -> str:
+    """Numbers in order, with runs of three and more shortened: `0,2,5-9`."""
     runs: list[list[int]] = []
-    for value in values:
+    for value in sorted(values):
         if runs and value == runs[-1][-1] + 1:
             runs[-1].append(value)
         else:
             runs.append([value])
-    shown = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs]
-    return "{" + ",".join(shown) + "}"
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)

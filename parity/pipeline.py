@@ -11,11 +11,13 @@ from parity import __version__
 from parity.compare import stages
 from parity.compare.boundaries import boundaries, unmatched
 from parity.errors import ParityError
-from parity.explain import findings
+from parity.explain import coverage, findings
 from parity.explain.explanation import explain
+from parity.explain.finish import finish
+from parity.explain.taps import among
 from parity.pair import pair as pairs
 from parity.pair import reference as references
-from parity.records import STAGES, Report, Stage, StageVerdict, Versions
+from parity.records import DTYPES, STAGES, Report, Stage, StageVerdict, Versions
 
 RUNNABLE = ("weights", "forward")
 Progress = Callable[[str], object]
@@ -28,6 +30,7 @@ def check(
     reference: str | Path | None = None,
     small_config: bool = False,
     seed: int = 0,
+    dtype: str = "float32",
     stage: Iterable[str] = (),
     progress: Progress = lambda _: None,
 ) -> Report:
@@ -40,6 +43,8 @@ def check(
         reference: a directory or Hub id whose config.json is used.
         small_config: shrink the config to small, pairwise distinct widths first.
         seed: of random weights and probe; the same seed gives the same report.
+        dtype: float32, bfloat16 or float16: that of the weights, and of the runs that `max` and `mean` come from. The
+            verdict comes from float64, of the same rounded weights.
         stage: names of the stages to run, all by default.
         progress: called with a phrase whenever something that takes time begins.
 
@@ -50,6 +55,8 @@ def check(
     unknown = [name for name in asked if name not in STAGES]
     if unknown:
         raise ParityError(f"there is no stage {unknown[0]!r}", f"Stages are {', '.join(STAGES)}.")
+    if dtype not in DTYPES:
+        raise ParityError(f"there is no dtype {dtype!r} to compare in", f"Those are {', '.join(DTYPES)}.")
     wanted = [name for name in RUNNABLE if name in (asked or RUNNABLE)]
     with tempfile.TemporaryDirectory(prefix="parity-") as directory:
         began = time.perf_counter()
@@ -61,6 +68,7 @@ def check(
             small_config,
             seed,
             Path(directory),
+            getattr(torch, dtype),
         )
         progress("loading weights in float64")
         sides = stages.load(pair)
@@ -73,7 +81,8 @@ def check(
         misloaded = findings.weights(sides, measured) if "weights" in wanted else ()
         settled = [each.finding for each in misloaded]
         located = (*misloaded, *(findings.forward(sides, measured, settled) if "forward" in wanted else ()))
-        found = explain(pair, sides, measured, located)
+        explained = explain(pair, sides, measured, located)
+        found = finish(pair, sides, measured, located, explained.findings)
         places = boundaries(sides, measured) if "forward" in wanted else ()
         failed = any(finding.stage == "forward" for finding in found) or any(
             place.verdict == "diff" for place in places
@@ -92,10 +101,12 @@ def check(
                 Stage(name, *outcomes[name], requested=name in asked) if name in wanted else _left_out(name, asked)
                 for name in STAGES
             ),
-            boundaries=places,
+            boundaries=among(places, explained.taps),
             findings=found,
             unmatched=unmatched(sides, measured),
+            coverage=coverage.known(pair) if "forward" in wanted else None,
             notes=pair.notes,
+            dtype=dtype,
         )
 
 

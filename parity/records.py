@@ -13,6 +13,7 @@ FieldVerdict = Literal["seen", "blind", "no_effect", "untried", "silent"]
 CauseVerdict = Literal["seen", "blind", "untried", "not_applicable", "elsewhere"]
 MutationVerdict = Literal["caught", "missed", "equivalent"]
 
+DTYPES = ("float32", "bfloat16", "float16")
 STAGES = ("weights", "forward", "precision", "cache", "batch", "gradient")
 
 # Relative error, in promoted float64, from which two boundaries differ. Rounding leaves 6e-15 and less on the 22 small
@@ -31,11 +32,12 @@ class Versions:
 
 @dataclass(frozen=True)
 class Source:
-    """A line of code."""
+    """A line of code, and the lines around it with their numbers, for people; itself among them, if there are any."""
 
     file: str
     line: int
     text: str
+    context: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,9 @@ class Finding:
 class Boundary:
     """One place where port and reference were, or could not be, compared.
 
-    max_abs and mean_abs are the differences of two plain float32 runs. own and total are relative errors (L2) in
-    promoted float64: own with the reference's values handed on at every other boundary, total as the port runs by
-    itself. None stands for not measured.
+    max_abs and mean_abs are the differences of two plain runs in the report's dtype. own and total are relative errors
+    (L2) in promoted float64: own with the reference's values handed on at every other boundary, total as the port runs
+    by itself. None stands for not measured.
     """
 
     stage: str
@@ -210,12 +212,14 @@ class Audit:
 
     @property
     def coverage(self) -> Coverage:
-        """What a report says of it. Blind are all fields that the probe cannot see, whatever the reason."""
+        """What a report says of it. A field that nobody knows another value for counts as blind; one without any effect
+        in the reference counts as neither, since there is nothing to see.
+        """
         caught, missed = self.named("caught"), self.named("missed")
         return Coverage(
             FieldCoverage(
                 tuple(each.name for each in self.fields if each.verdict == "seen"),
-                tuple(each.name for each in self.fields if each.verdict in ("blind", "no_effect", "untried")),
+                tuple(each.name for each in self.fields if each.verdict in ("blind", "untried")),
             ),
             MutationCoverage(len(caught), len(caught) + len(missed), tuple(each.name for each in missed)),
         )
@@ -223,7 +227,10 @@ class Audit:
 
 @dataclass(frozen=True)
 class Report:
-    """The result of one check; see `parity/report/schema-1.json`."""
+    """The result of one check; see `parity/report/schema-1.json`.
+
+    dtype is that of the weights, and of the runs that people's figures come from.
+    """
 
     versions: Versions
     port: str
@@ -236,6 +243,7 @@ class Report:
     unmatched: Unmatched
     coverage: Coverage | None = None
     notes: tuple[str, ...] = ()
+    dtype: str = "float32"
 
     @property
     def verdict(self) -> Literal["pass", "fail", "incomplete"]:

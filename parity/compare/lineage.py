@@ -5,6 +5,7 @@ elements nor scaling it changes, so a parameter that was split, fused, transpose
 where each of its rows came from.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 _TOLERANCE = 1e-9
 _SHORTEST = 3  # vectors with fewer elements have moments too alike to tell apart
+_NEAR = 4  # entries to either side that tell which of several equal ones is meant
 _OFFSETS = (0.0, -1.0, 1.0)  # a norm's +1 may be folded into its weight, or taken out of it
 
 
@@ -107,16 +109,15 @@ class Index:
         ordered, labels = self._elements
         if not len(labels):
             return ()
-        slots = torch.searchsorted(ordered, value).clamp_max(len(labels) - 1)
-        hits = (ordered[slots] == value).nonzero().flatten().tolist()
+        first, last = (torch.searchsorted(ordered, value, right=right).tolist() for right in (False, True))
+        hits = [[labels[slot] for slot in range(*ends)] for ends in zip(first, last, strict=True)]
         grouped: dict[str, list[tuple[int, int]]] = {}
-        for place in hits:
-            name, entry = labels[int(slots[place])]
+        for place, (name, entry) in _chosen(hits).items():
             grouped.setdefault(name, []).append((entry, place))
         return tuple(
             _partial_vector(name, self._tensors[name], pairs)
-            for name, pairs in grouped.items()
-            if len(pairs) >= min(_SHORTEST, self._tensors[name].shape[0])  # a chance hit or two is no lineage
+            for name, pairs in grouped.items()  # a chance hit or two is no lineage, nor is one value many times
+            if len({entry for entry, _ in pairs}) >= min(_SHORTEST, self._tensors[name].shape[0])
         )
 
     def _find_matrix(self, value: Tensor, direction: int) -> tuple[Holding, ...]:
@@ -190,6 +191,28 @@ class _Table:
                 name, axis = self._labels[int(self._source[at])]
                 found.append((name, axis, int(self._entry[at]), place))
         return found
+
+
+def _chosen(hits: Sequence[Sequence[tuple[str, int]]]) -> dict[int, tuple[str, int]]:
+    """The entry of a tensor that stands at each place, given all entries of that value.
+
+    In low precision many entries share a value. Then the one whose neighbours stand next to it is meant, else one of
+    the tensor that accounts for the most places; a place that agrees by chance in the middle of others has neither.
+    """
+    if all(len(entries) < 2 for entries in hits):
+        return {place: entries[0] for place, entries in enumerate(hits) if entries}
+    known = [set(entries) for entries in hits]
+    places = Counter(name for entries in known for name in {name for name, _ in entries})
+
+    def neighbours(place: int, name: str, entry: int) -> int:
+        near = [step for step in range(-_NEAR, _NEAR + 1) if 0 <= place + step < len(known)]
+        return sum((name, entry + step) in known[place + step] for step in near)
+
+    return {
+        place: max(entries, key=lambda each: (neighbours(place, *each), places[each[0]]))
+        for place, entries in enumerate(hits)
+        if entries
+    }
 
 
 def _permutation(held: Tensor, expected: Tensor) -> Tensor | None:

@@ -12,14 +12,17 @@ from parity.compare.capture import LOGITS, Endpoint, Trace, run, settled
 from parity.compare.isolate import Errors, Isolation
 from parity.compare.lineage import Index
 from parity.compare.loading import Loading, audit
+from parity.compare.lower import lower
 from parity.compare.measure import worst
 from parity.compare.sides import NEVER, Side, holdings, parameters
 from parity.compare.wires import Wire, by_endpoint, connect
 from parity.compare.witness import Watcher, witnessed
+from parity.errors import ParityError
 from parity.pair import pair as pairs
 from parity.pair import port as ports
 from parity.pair import reference as references
 from parity.pair.pair import Pair
+from parity.pair.port import DoesNotFit
 from parity.pair.promote import precision
 from parity.pair.weights import Tensors
 
@@ -37,10 +40,10 @@ class Sides:
 class Forward:
     """What the forward stage measured, by reference endpoint.
 
-    plain: largest and mean absolute difference in float32. total: relative errors of the free promoted run. isolated:
-    own errors. witnessed: endpoints without a wire whose value the port computes. reasons: why paired modules could
-    not be compared. unstable: where the port differs from itself. broken: where NaN or infinity first appears, on the
-    reference's and on the port's side. shape: why the logits do not fit, if so.
+    plain: largest and mean absolute difference in the pair's dtype. total: relative errors of the free promoted run.
+    isolated: own errors. witnessed: endpoints without a wire whose value the port computes. reasons: why paired modules
+    could not be compared. unstable: where the port differs from itself. broken: where NaN or infinity first appears, on
+    the reference's and on the port's side. shape: why the logits do not fit, if so.
     """
 
     pairs: tuple[ModulePair, ...]
@@ -120,7 +123,7 @@ def forward(pair: Pair, sides: Sides) -> Forward:
         pairs=found,
         wires=wires,
         reasons=reasons,
-        plain=_plain(pair, wires),
+        plain=_plain(pair, sides, wires),
         total=total,
         isolated=isolated or Isolation(wires, {}, frozenset(), port.trace),
         witnessed=seen,
@@ -166,11 +169,12 @@ def _same(first: Tensor, second: Tensor) -> bool:
     return first.shape == second.shape and bool(torch.equal(first.nan_to_num(), second.nan_to_num()))
 
 
-def _plain(pair: Pair, wires: tuple[Wire, ...]) -> dict[Endpoint, tuple[float, float]]:
-    """Largest and mean absolute differences of two plain float32 runs."""
+def _plain(pair: Pair, sides: Sides, wires: tuple[Wire, ...]) -> dict[Endpoint, tuple[float, float]]:
+    """Largest and mean absolute differences of two plain runs, in the dtype of the weights."""
+    lower(pair, sides.loading)
     with precision(False):
         reference = settled(run(pair.reference_model, lambda: references.logits(pair.reference_model, pair.input_ids)))
-        port = run(pair.port_model.model, _forward(pair, pair.port_model.model))
+        port = _plain_port(pair)
     found = {}
     for endpoint, meeting in by_endpoint(wires, "reference").items():
         values = [wire.compared(port, reference) for wire in meeting]
@@ -181,3 +185,13 @@ def _plain(pair: Pair, wires: tuple[Wire, ...]) -> dict[Endpoint, tuple[float, f
     if expected is not None:
         found[LOGITS] = worst(port.logits, expected)
     return found
+
+
+def _plain_port(pair: Pair) -> Trace:
+    try:
+        return run(pair.port_model.model, _forward(pair, pair.port_model.model))
+    except DoesNotFit as error:  # it ran in float32 when the pair was made
+        raise ParityError(
+            f"{error.problem}; that is with {str(pair.dtype).removeprefix('torch.')} weights, in float32 it runs",
+            "Cast where two dtypes meet, or compare in float32.",
+        ) from error

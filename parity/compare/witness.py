@@ -17,6 +17,11 @@ from parity.records import PROMOTED_NOISE
 _FEWEST = 8  # elements; smaller values agree by chance
 
 
+def in_transform() -> bool:
+    """Whether `vmap`, `grad` or the like are at work: the tensors there stand for others, and cannot be looked into."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 class Watcher(TorchFunctionMode):
     """Keeps size and moments of every floating result while it is entered."""
 
@@ -28,6 +33,8 @@ class Watcher(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        if in_transform():
+            return result
         for value in result if isinstance(result, tuple | list) else (result,):
             if isinstance(value, Tensor) and value.is_floating_point() and value.numel() >= _FEWEST:
                 with torch._C.DisableTorchFunction():

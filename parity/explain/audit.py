@@ -8,8 +8,9 @@ A change that goes unnoticed is either none, because it computes the same on any
 Which of the two is found by trying it on other grounds.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -37,6 +38,7 @@ Measure = Callable[[Ground], float | None]
 
 NO_EFFECT = "no effect in the reference"
 SILENT = "says nothing about the function"
+ROUNDING = "says how to round, not what to compute: stage precision"
 _EACH = 50  # mutations from one word of progress to the next
 
 
@@ -57,10 +59,10 @@ class _Value:
 class _Grounds:
     """The check's own ground, and others that are made when a change does not show there."""
 
-    def __init__(self, pair: Pair):
+    def __init__(self, pair: Pair, full: Mapping[str, Any]):
         self.own = own_ground(pair)
         self._others: list[Ground] = []
-        self._rest = other_grounds(pair)
+        self._rest = other_grounds(pair, full)
 
     @property
     def others(self) -> Iterator[Ground]:
@@ -88,15 +90,20 @@ class _Grounds:
 
 
 @torch.no_grad()
-def audit(pair: Pair, progress: Progress = lambda _: None) -> Audit:
+def audit(pair: Pair, full: Mapping[str, Any] | None = None, progress: Progress = lambda _: None) -> Audit:
     """Find out what a check of `pair` is able to notice. The port itself is not asked.
+
+    Args:
+        pair: what a check would compare.
+        full: every field of the config as it was before it was shrunk, if it was.
+        progress: called with a phrase whenever something that takes time begins.
 
     Raises:
         ParityError: a run of the reference is too large to be recorded.
     """
     progress("recording the reference")
     try:
-        grounds = _Grounds(pair)
+        grounds = _Grounds(pair, full or {})
     except TooLarge as error:
         problem = f"{pair.reference.class_name} is too large to be run a thousand times, each time with a change"
         raise ParityError(problem, "Use --small-config.") from error
@@ -160,7 +167,7 @@ def _played(key: Key) -> Measure:
 def _field(name: str, values: Sequence[_Value]) -> AuditedField:
     """What the check can see of a field, from all values that were tried for it or for the table that it is in."""
     if configs.silent(name):
-        return AuditedField(name, "silent", SILENT)
+        return AuditedField(name, "silent", ROUNDING if configs.rounds(name) else SILENT)
     own = [value for value in values if value.mutation.field == name]
     own = own or [value for value in values if name.startswith(f"{value.mutation.field}.")]
     missed = [value for value in own if value.verdict == "missed"]
@@ -191,14 +198,14 @@ def _causes(ground: Ground, mutations: Sequence[TriedMutation], structural: set[
 
 def _cause(cause: Cause, known: frozenset[str], own: Sequence[TriedMutation]) -> AuditedCause:
     if cause.elsewhere:
-        return AuditedCause(cause.code, "elsewhere", reason=f"not in this stage: {cause.elsewhere}")
+        return AuditedCause(cause.code, "elsewhere", reason=cause.elsewhere)
     caught = sum(each.verdict == "caught" for each in own)
     missed = [each for each in own if each.verdict == "missed"]
     if missed:
         reason = f"{missed[0].name}: {missed[0].reason}"
         return AuditedCause(cause.code, "blind", caught, caught + len(missed), reason)
     if caught:
-        partly = f"{cause.partly}: not in this stage" if cause.partly else ""
+        partly = f"not what shows {cause.partly}" if cause.partly else ""
         return AuditedCause(cause.code, "seen", caught, caught, partly)
     if not cause.fits(known):
         return AuditedCause(cause.code, "not_applicable", reason="this reference has nothing of the kind")

@@ -51,9 +51,9 @@ def words(settings: Mapping[str, Any], classes: Iterable[str], shapes: Mapping[s
     return frozenset(found)
 
 
-_CACHE = "in decoding: the stage cache"
-_LOW = "in lower precision: the stage precision"
-_PADDED = "in a padded batch: the stage batch"
+_CACHE = "only in decoding: stage cache"
+_LOW = "only in lower precision: stage precision"
+_PADDED = "only in a padded batch: stage batch"
 
 CAUSES: tuple[Cause, ...] = (
     Cause("head-dim-config"),

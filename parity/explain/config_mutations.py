@@ -26,6 +26,7 @@ _SILENT = re.compile(
     r"|id2label|label2id|problem_type|is_encoder_decoder|chunk_size_feed_forward|task_specific_params|initializer_range|.*_token_id"
     r"|.*aux_loss.*|summary_.*|num_logits_to_keep|.*_cache_dtype|use_mamba_kernels|rescale_prenorm_residual)(\.|$)"
 )
+_ROUNDING = re.compile(r"upcast|_in_fp32|(^|_)(fp32|float32)(_|$)|_dtype$")
 _KINDS = (
     ("silu", "gelu", "gelu_pytorch_tanh", "gelu_new", "relu", "relu2", "quick_gelu", "tanh", "sigmoid", "linear"),
     ("softmax", "sigmoid"),
@@ -110,7 +111,12 @@ def written(value: Any) -> str:
 
 def silent(field: str) -> bool:
     """Whether a field says nothing about the function from tokens to logits: names, token ids, what is returned."""
-    return _SILENT.match(field) is not None
+    return _SILENT.match(field) is not None or rounds(field)
+
+
+def rounds(field: str) -> bool:
+    """Whether a field says in which precision something is computed, and nothing else."""
+    return _ROUNDING.search(field) is not None
 
 
 def fields(settings: Mapping[str, Any]) -> dict[str, Any]:

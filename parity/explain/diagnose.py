@@ -17,19 +17,24 @@ from parity.compare.capture import LOGITS, Endpoint
 from parity.compare.measure import relative_error
 from parity.compare.stages import Forward, Sides
 from parity.compare.wires import Wire
+from parity.explain.edit_config import rope_variants
 from parity.explain.locate import Suspicion, Values
-from parity.explain.match import Key, key_of, mask_of, same
-from parity.explain.mutations import Context, Mutation, joined, lifted, propose, together
+from parity.explain.match import Key, key_of, mask_of, norm_of, same
+from parity.explain.mutations import Context, Mutation, Region, joined, lifted, propose, together
 from parity.explain.record import Tapes
 from parity.explain.roles import Role
 from parity.explain.trace import Pins, Playing, Ref, backward, play, uses
 from parity.names import template
-from parity.pair.promote import precision
-from parity.records import Explanation
+from parity.pair.promote import double
+from parity.pair.reference import Reference
+from parity.records import PROMOTED_NOISE, Explanation
 
 REPRODUCED = 1e-10  # residual from which on a mutation counts as the cause
 _MOST_STEPS = 170  # operations of the reference that are tried; a segment between two modules has far fewer
 _MOST_FAULTS = 3
+_LEAVING = 60  # operations of a whole model that are tried, from where the port leaves it
+_NEAR = 120  # values of the port that are looked for then
+_HORIZON = 40  # operations after a change that are looked at, where what comes of it in the end is too far off
 _EQUAL = 1e-14
 _HUGE = 1e12
 _PAIRED = 24
@@ -70,6 +75,7 @@ class Diagnosis:
 class Room:
     """Everything that a diagnosis needs, made once."""
 
+    described: Reference
     sides: Sides
     measured: Forward
     tapes: Tapes
@@ -77,9 +83,19 @@ class Room:
     pins: Pins
 
     @classmethod
-    def of(cls, sides: Sides, measured: Forward, tapes: Tapes, context: Context) -> "Room":
+    def of(cls, described: Reference, sides: Sides, measured: Forward, tapes: Tapes, context: Context) -> "Room":
         """The room of one check."""
-        return cls(sides, measured, tapes, context, pins(tapes, measured))
+        return cls(described, sides, measured, tapes, context, pins(tapes, measured))
+
+    @cached_property
+    def ropes(self) -> tuple[Mutation, ...]:
+        """What the reference would do with other rope parameters."""
+        return rope_variants(self.described, self.sides.reference.model, self.context)
+
+    def proposals(self, steps: Sequence[int]) -> list[Mutation]:
+        """Every mutation of some steps."""
+        tables = any(self.context.place(self.tapes.reference.steps[n]).role == Role.frequencies for n in steps)
+        return [*(self.ropes if tables else ()), *joined(self.context, list(propose(self.context, steps)))]
 
     def with_numbers(self, suspicion: Suspicion) -> "Room":
         """The room with the numbers that the port used on the way to a wrong value, as candidates for mutations."""
@@ -129,10 +145,11 @@ class Room:
             worst = max(worst, error) if error == error else float("inf")  # noqa: PLR0124 (NaN)
         return worst
 
-    def play(self, mutations: Sequence[Mutation], until: int) -> Playing | None:
+    def play(self, mutations: Sequence[Mutation], until: int, most: int | None = None) -> Playing | None:
         """Play the reference with mutations; None if they do not fit the shapes here, or change nothing."""
         try:
-            playing = play(self.tapes.reference, together(mutations).edits, self.context.users, self.pins, until)
+            edits = together(mutations).edits
+            playing = play(self.tapes.reference, edits, self.context.users, self.pins, until, most)
         except Exception:
             return None
         return playing if playing.changed else None
@@ -189,7 +206,10 @@ class _Wanted:
                 if mask is not None:
                     found |= {ref for other, ref in self.masks if _same_mask(mask, other)}
                     continue
-            if value.numel() in self.tables:
+            if value.numel() in self.tables and value.is_floating_point() | value.is_complex():
+                norm = norm_of(value)
+                if not any(abs(norm - other.norm) <= PROMOTED_NOISE * norm for other, _ in self.tables[value.numel()]):
+                    continue
                 key = key_of(value)
                 near = [ref for other, ref in self.tables[value.numel()] if key is not None and key.near(other)]
                 found |= {ref for ref in near if same(self.room.tapes.port.value(ref), value)}
@@ -216,11 +236,12 @@ def diagnose(room: Room, endpoint: Endpoint, values: Values) -> Diagnosis:
     faults: list[Fault] = []
     solved = False
     room = room.with_numbers(first)
-    with precision(True):
+    with double():
         for _ in range(_MOST_FAULTS):
             base = [fault.first for fault in faults]
             steps = _segment(room, endpoint, base)
-            fault = _fault(room, endpoint, steps, base, _Wanted.of(room, suspicion.unexplained, values))
+            near = suspicion.unexplained if steps.whole else suspicion.unexplained[:_NEAR]
+            fault = _fault(room, endpoint, steps, base, _Wanted.of(room, near, values))
             if fault is None:
                 break
             faults.append(fault)
@@ -239,21 +260,24 @@ def diagnose(room: Room, endpoint: Endpoint, values: Values) -> Diagnosis:
 def _meant_for(room: Room, endpoint: Endpoint, wanted: _Wanted) -> Fault | None:
     """Where the port has a value that the reference has at another place."""
     targets, own = room.targets(endpoint), room.port_refs(endpoint)
-    if len(targets) != 1 or not own:
+    if len(targets) != 1 or not own or endpoint == LOGITS:
         return None
     found = wanted.values.index.find(room.tapes.port.value(own[0]))
-    if found is None or found[1] != "same" or found[0] == targets[0]:
+    if found is None or found[1] != "same" or found[0] == targets[0] or found[0].step < 0:
         return None
     other, target = found[0], room.tapes.reference.steps[targets[0].step]
     what, verb = room.context.name_of(other), "were given" if endpoint.kind == "input" else "gave"
     blocks = {room.context.place(target).role, *(room.context.role_of(name) for name in (what.split()[-1],))}
+    outer = room.context.role_of(endpoint.module.rpartition(".")[0])
+    cause = "layer-wiring" if Role.layer in blocks else "residual-topology"
     mutation = Mutation(
-        "layer-wiring" if Role.layer in blocks else "residual-topology",
+        "gate-up-order" if outer in (Role.mlp, Role.experts) and endpoint.kind == "input" else cause,
         f"{template(endpoint.module)} {endpoint.kind} <- {template(what)}",
         f"behaves as if {endpoint.module} {verb} {what}",
         {target.number: lambda playing, step: (playing.tape.value(other).reshape(step.values[0].shape),)},
         target.number,
         moves=True,
+        pair=_stands_for(room.context, endpoint, targets[0], other),
     )
     playing = room.play([mutation], target.number)
     if playing is None or not (residual := room.residual(endpoint, playing)) <= REPRODUCED:
@@ -261,61 +285,92 @@ def _meant_for(room: Room, endpoint: Endpoint, wanted: _Wanted) -> Fault | None:
     return Fault((mutation,), residual, ())
 
 
+def _stands_for(context: Context, endpoint: Endpoint, target: Ref, other: Ref) -> tuple[str, str]:
+    """The modules that are in each other's place: of one class, called on each other's value, or what made the two."""
+    kind = context.classes.get(endpoint.module)
+    for end, refs in context.tape.marks.items():
+        alike = end.module != endpoint.module and context.classes.get(end.module) == kind
+        if alike and end.kind == "input" and other in refs:
+            return endpoint.module, end.module
+    return context.maker(target).module, context.maker(other).module
+
+
 def _until(room: Room, endpoint: Endpoint) -> int:
     return max((ref.step for ref in room.targets(endpoint)), default=0)
 
 
-def _segment(room: Room, endpoint: Endpoint, base: Sequence[Mutation]) -> list[int]:
+@dataclass(frozen=True)
+class _Segment:
+    """The steps of the reference that a wrong value can come from. whole: these are all, so that one of them explains
+    the value if anything does; else those where the port leaves the reference.
+    """
+
+    chosen: tuple[int, ...]
+    whole: bool
+
+
+def _segment(room: Room, endpoint: Endpoint, base: Sequence[Mutation]) -> _Segment:
     """The steps that the wrong value can come from, in order; of a whole model, those where the port leaves it."""
     tape = room.tapes.reference
     refs = backward(tape, room.targets(endpoint), room.pins.hold)
     steps = sorted({ref.step for ref in refs if tape.steps[ref.step].function is not None})
     if len(steps) <= _MOST_STEPS:
-        return steps
+        return _Segment(tuple(steps), True)
     playing = room.play(base, _until(room, endpoint)) if base else None
     port = Values.between(tape, room.tapes.port, playing.changed if playing else {})
-    missing = [number for number in steps if not all(port.relation(ref) == "same" for ref in tape.steps[number].refs)]
+    missing = [number for number in steps if not all(port.accounted(ref) for ref in tape.steps[number].refs)]
     if not missing:
-        return steps[-_MOST_STEPS:]
-    chosen = missing[: _MOST_STEPS // 2]
+        return _Segment(tuple(steps[-_LEAVING:]), False)
+    chosen = missing[:_LEAVING]
     taken = {ref.step for number in chosen for ref in tape.steps[number].inputs}
-    return sorted({*chosen, *(number for number in taken if tape.steps[number].function is not None)})
+    taken |= {ref.step for number in chosen for call in _layers_around(room, number) for ref in call.outputs}
+    return _Segment(tuple(sorted({*chosen, *(n for n in taken if tape.steps[n].function is not None)})), False)
 
 
-def _fault(
-    room: Room, endpoint: Endpoint, steps: Sequence[int], base: Sequence[Mutation], wanted: _Wanted
-) -> Fault | None:
+def _layers_around(room: Room, number: int) -> list[Region]:
+    calls = room.tapes.reference.steps[number].modules
+    return [room.context.calls[call] for call in calls if room.context.role_of(call[0]) == Role.layer]
+
+
+def _fault(room: Room, endpoint: Endpoint, steps: _Segment, base: Sequence[Mutation], wanted: _Wanted) -> Fault | None:
     """The mutations that, on top of `base`, reproduce the port; else those that account for most of its values."""
-    proposals = joined(room.context, list(propose(room.context, steps)))
+    proposals = room.proposals(steps.chosen)
     until = _until(room, endpoint)
-    for tier in _tiers(proposals):
-        hits = []
-        for mutation in tier:
-            playing = room.play([*base, mutation], until)
-            residual = float("inf") if playing is None else room.residual(endpoint, playing)
-            if playing is not None and residual <= REPRODUCED:
-                hits.append((residual, mutation, playing))
-        if hits:
-            best_residual = min(residual for residual, _, _ in hits)
-            return _told(
-                room,
-                endpoint,
-                [(m, p) for residual, m, p in hits if residual <= 100 * best_residual + _EQUAL],
-                wanted.values,
-            )
+    likely, others = _tiers(proposals)
+    hits = _reproducing(room, endpoint, likely, base) if steps.whole else []
+    if hits:
+        return _told(room, endpoint, hits, wanted.values)
     meant = _meant_for(room, endpoint, wanted) if not base else None
     if meant is not None:
         return meant
+    hits = _reproducing(room, endpoint, others, base) if steps.whole else []
+    if hits:
+        return _told(room, endpoint, hits, wanted.values)
     best: list[tuple[Mutation, Playing]] = []
     most = 0
     for mutation in proposals:
-        playing = room.play([*base, mutation], until)
+        playing = room.play([*base, mutation], until, None if steps.whole else _HORIZON)
         count = len(wanted.found(playing.changed)) if playing is not None else 0
         if playing is not None and count > most:
             most, best = count, []
         if playing is not None and count == most > 0:
             best.append((mutation, playing))
     return _told(room, endpoint, _in_other_layers(room, endpoint, best, base, wanted), wanted.values) if best else None
+
+
+def _reproducing(
+    room: Room, endpoint: Endpoint, tier: Sequence[Mutation], base: Sequence[Mutation]
+) -> list[tuple[Mutation, Playing]]:
+    """Those mutations that give what the port gives, and about as exactly as the best of them."""
+    until = _until(room, endpoint)
+    hits = []
+    for mutation in tier:
+        playing = room.play([*base, mutation], until)
+        residual = float("inf") if playing is None else room.residual(endpoint, playing)
+        if playing is not None and residual <= REPRODUCED:
+            hits.append((residual, mutation, playing))
+    best = min((residual for residual, _, _ in hits), default=0.0)
+    return [(mutation, playing) for residual, mutation, playing in hits if residual <= 100 * best + _EQUAL]
 
 
 def _told(room: Room, endpoint: Endpoint, found: Sequence[tuple[Mutation, Playing]], values: Values) -> Fault:
@@ -356,9 +411,11 @@ def _in_other_layers(
     return [each for each, score in zip(fitting, scores, strict=True) if score == best]
 
 
-def _pairs(room: Room, endpoint: Endpoint, steps: Sequence[int]) -> tuple[Fault, ...]:
+def _pairs(room: Room, endpoint: Endpoint, steps: _Segment) -> tuple[Fault, ...]:
     """Two mutations at once, of those that by themselves come nearest to the port."""
-    proposals = joined(room.context, list(propose(room.context, steps)))
+    if not steps.whole:
+        return ()
+    proposals = room.proposals(steps.chosen)
     until = _until(room, endpoint)
     played = [(mutation, room.play([mutation], until)) for mutation in proposals]
     ranked = sorted(

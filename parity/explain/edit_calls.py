@@ -74,6 +74,30 @@ def _norm_of_sum(
         yield Mutation("residual-topology", f"{last} of the sum", text, {number: _here(change)}, number)
 
 
+def sums_before_norms(context: Context, inside: set[int]) -> Iterator[Mutation]:
+    """What a port hands to a norm where it adds the residual first."""
+    for (module, _), region in context.calls.items():
+        if context.role_of(module) != Role.norm or len(region.outputs) != 1:
+            continue
+        values = [ref for ref in region.inputs if not context.producer(ref).label]
+        for number in context.users.get(region.outputs[0], ()) if len(values) == 1 else ():
+            step, given = context.tape.steps[number], values[0]
+            others = [ref for ref in step.inputs if ref != region.outputs[0]]
+            if step.name != "add" or len(others) != 1 or given.step not in inside:
+                continue
+
+            def edit(playing: Playing, step: Step, given: Ref = given, other: Ref = others[0]) -> tuple[Tensor, ...]:
+                values = list(step.values)
+                values[given.part] = values[given.part] + playing.tape.value(other)
+                return tuple(values)
+
+            last = module.rpartition(".")[2]
+            text = f"behaves as if {last} came after the residual was added"
+            yield Mutation(
+                "residual-topology", f"sum before {last}", text, {given.step: edit}, given.step, 0.95, moves=True
+            )
+
+
 def _twice(context: Context, module: str, region: Region, given: Ref, output: Ref, role: Role) -> Mutation:
     last = module.rpartition(".")[2]
 
@@ -127,17 +151,33 @@ def _other_weights(context: Context, module: str, region: Region, output: Ref) -
     if not 1 <= len(own) <= 2:
         return
     labels = {step.label: step for step in context.tape.steps if step.label}
-    for ref in own[:1]:
-        step = context.tape.steps[ref.step]
-        for label, other in labels.items():
-            if label == step.label or other.values[0].shape != step.values[0].shape:
-                continue
-            if not _near(step.label, label):
-                continue
-            edit = _here(partial(_value, other.values[0]))
-            name = f"{template(step.label)} <- {template(label)}{_distance(step.label, label)}"
-            text = f"behaves as if {step.label} were {label}"
-            yield Mutation("weights-misplaced", name, text, {ref.step: edit}, output.step, 1.1)
+    steps = [context.tape.steps[ref.step] for ref in own]
+    role = context.role_of(module)
+    for label in labels:
+        first = steps[0].label
+        if label == first or not _near(first, label):
+            continue
+        others = [labels.get(f"{label.rpartition('.')[0]}.{step.label.rpartition('.')[2]}") for step in steps]
+        fitting = [
+            (step, other)
+            for step, other in zip(steps, others, strict=True)
+            if other is not None and other.values[0].shape == step.values[0].shape
+        ]
+        if len(fitting) < len(steps):
+            continue
+        edits = {step.number: _here(partial(_value, other.values[0])) for step, other in fitting}
+        name = f"{template(first)} <- {template(label)}{_distance(first, label)}"
+        text = f"behaves as if {first} were {label}"
+        cause = _cause_of_weights(role, numbers(first) == numbers(label))
+        pair = module, label.rpartition(".")[0]
+        yield Mutation(cause, name, text, edits, output.step, 1.1, moves=True, pair=pair)
+
+
+def _cause_of_weights(role: Role, same_layer: bool) -> str:
+    """The port holds the right tensors, as its load audit says: it calls the wrong module."""
+    if role == Role.qk_norm and same_layer:
+        return "qknorm-missing-or-width"
+    return "residual-topology" if role in (Role.norm, Role.final_norm) and same_layer else "weights-misplaced"
 
 
 def _value(value: Tensor, playing: Playing, step: Step) -> Tensor:

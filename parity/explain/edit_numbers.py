@@ -76,7 +76,8 @@ def _mutation(context: Context, step: Step, at: int | str, value: float, other: 
     likely = _likelihood(context, value, other, field)
     name = f"{step.name} {value:.6g} -> {other:.6g}"
     neutral = (other == 1 and step.name in _FACTORS) or (other == 0 and step.name in _SUMMANDS)
-    return Mutation(cause, name, text, {step.number: edit_}, step.number, likely, neutral, float(value))
+    edits = {step.number: edit_}
+    return Mutation(cause, name, text, edits, step.number, likely, neutral, float(value), instead=float(other))
 
 
 def _others(context: Context, step: Step, value: float) -> list[float]:
@@ -91,7 +92,8 @@ def _others(context: Context, step: Step, value: float) -> list[float]:
         candidates = [value + 1, value - 1, value * 2, 0]
     else:
         candidates = [1, 0, 2 * value, value / 2, -value]
-        candidates += [value + 1, value - 1, 10 * value] if whole or role == Role.frequencies else []
+        exponent = step.name in ("pow", "float_power")
+        candidates += [value + 1, value - 1, 10 * value] if whole or exponent or role == Role.frequencies else []
         candidates += [math.sqrt(value), value**-0.5, 1 / value, value * value] if value > 0 else []
         if role in (Role.frequencies, Role.rope):
             given = [number for number in context.numbers.values() if isinstance(number, float) and number >= 1]

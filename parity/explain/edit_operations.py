@@ -55,12 +55,17 @@ def propose(context: Context, step: Step) -> Iterator[Mutation]:  # noqa: PLR091
         yield from _capped(context, step)
     if name == "add":
         yield from _masks(context, step)
+        yield from _scaled_operand(context, step)
     if name in _UNARY:
         yield _of(context, step, f"{name} left out", f"{name.rpartition('.')[2]} is left out", _first_input, 1.0)
     if name in _ACTIVATION_STEPS:
         yield from _activations(context, step)
     if name == "nn.functional.linear":
         yield from _linear(context, step)
+    if name in ("addmm", "baddbmm"):
+        yield from _addmm(context, step)
+    if name == "nn.functional.embedding":
+        yield from _scaled_embedding(context, step)
     if name == "nn.functional.layer_norm":
         yield from _layer_norm(context, step)
     if name == "rsqrt":
@@ -118,7 +123,10 @@ def _one_operand(context: Context, step: Step) -> Iterator[Mutation]:
         left = context.tape.value(other)
         what = "mask" if left.ndim >= 2 and left.shape[-1] == left.shape[-2] and step.name in ("add", "__and__") else ""
         text = f"{what or 'an operand'} of {step.name} is left out"
-        yield _of(context, step, f"without operand {1 - at}", text, change, 1.0)
+        positions = context.place(context.producer(other)).role == Role.positions
+        text = "position embeddings are left out" if positions else text
+        cause = "position-ids" if positions else ""
+        yield _of(context, step, f"without operand {1 - at}", text, change, 1.0, cause)
     if len(refs) == 2 and step.name in ("add", "sub"):
 
         def flipped(playing: Playing, step: Step) -> Tensor:
@@ -127,6 +135,14 @@ def _one_operand(context: Context, step: Step) -> Iterator[Mutation]:
             return result
 
         yield _of(context, step, "sign", "the sign is the other one", flipped, 1.1)
+    if len(refs) == 2 and step.name == "mul" and context.place(step).role in (Role.mlp, Role.experts):
+
+        def summed(playing: Playing, step: Step) -> Tensor:
+            first, second = playing.given(step)[0][:2]
+            result: Tensor = first + second
+            return result
+
+        yield _of(context, step, "sum", "the two factors are added, not multiplied", summed, 1.1)
     if len(refs) == 2 and step.name == "mul":
         yield from _norm_offset(context, step)
         yield from _other_side(context, step)
@@ -220,6 +236,57 @@ def _linear(context: Context, step: Step) -> Iterator[Mutation]:
             return F.linear(arguments[0], arguments[1].T, *arguments[2:])
 
         yield _of(context, step, "weight transposed", "a square weight is transposed", turned, 1.0, "weight-transposed")
+
+
+def _addmm(context: Context, step: Step) -> Iterator[Mutation]:
+    """A projection as its bias plus x times a weight that is stored as `[in, out]`."""
+
+    def unbiased(playing: Playing, step: Step) -> Tensor:
+        arguments, _ = playing.given(step)
+        result: Tensor = arguments[1] @ arguments[2]
+        return result
+
+    yield _of(context, step, "bias left out", "the bias is left out", unbiased, 1.0, "bias-dropped")
+    weight = context.tape.value(step.arguments[2])
+    if weight.ndim == 2 and weight.shape[0] == weight.shape[1]:
+
+        def turned(playing: Playing, step: Step) -> Tensor:
+            arguments, _ = playing.given(step)
+            result: Tensor = arguments[0] + arguments[1] @ arguments[2].T
+            return result
+
+        yield _of(context, step, "weight transposed", "a square weight is transposed", turned, 1.0, "weight-transposed")
+
+
+def _scaled_embedding(context: Context, step: Step) -> Iterator[Mutation]:
+    """Token embeddings multiplied by the root of their width, as some models do."""
+    width = step.values[0].shape[-1]
+    if context.place(step).role != Role.embedding:
+        return
+    for factor, words in ((width**0.5, "multiplied by the root of their width"), (width**-0.5, "divided by it")):
+
+        def change(playing: Playing, step: Step, factor: float = factor) -> Tensor:
+            arguments, keywords = playing.given(step)
+            return playing.compute(step, *arguments, **keywords)[0] * factor
+
+        text = f"embeddings were {words}"
+        yield _of(context, step, f"times {factor:g}", text, change, 1.0, "embed-scale")
+
+
+def _scaled_operand(context: Context, step: Step) -> Iterator[Mutation]:
+    """Embeddings multiplied by the root of their width before something is added to them."""
+    for at, argument in enumerate(step.arguments[:2]):
+        if not isinstance(argument, Ref) or context.place(context.producer(argument)).role != Role.embedding:
+            continue
+        width = context.tape.value(argument).shape[-1]
+
+        def change(playing: Playing, step: Step, at: int = at, factor: float = width**0.5) -> Tensor:
+            arguments, keywords = playing.given(step)
+            scaled = (*arguments[:at], arguments[at] * factor, *arguments[at + 1 :])
+            return playing.compute(step, *scaled, **keywords)[0]
+
+        text = "embeddings were multiplied by the root of their width"
+        yield _of(context, step, "embeddings scaled", text, change, 1.0, "embed-scale")
 
 
 def _layer_norm(context: Context, step: Step) -> Iterator[Mutation]:
@@ -490,13 +557,26 @@ def _masks(context: Context, step: Step) -> Iterator[Mutation]:
         context, step, "hidden scores zero", "hidden scores were 0, not minus infinity", zero, 1.0, "attention-mask"
     )
 
-    def turned(playing: Playing, step: Step) -> Tensor:
-        arguments, _ = playing.given(step)
-        result: Tensor = arguments[1 - at] + arguments[at].transpose(-1, -2)
-        return result
+    mask = step.arguments[at]
+    for name, text, change in _OTHER_MASKS:
 
-    text = "the mask were transposed: tokens see what comes after them"
-    yield _of(context, step, "mask transposed", text, turned, 1.0, "attention-mask")
+        def edit(playing: Playing, made: Step, change: Callable[[Tensor], Tensor] = change) -> tuple[Tensor, ...]:
+            values = list(made.values)
+            values[mask.part] = change(playing.tape.value(mask))
+            return tuple(values)
+
+        yield Mutation("attention-mask", name, f"behaves as if {text}", {mask.step: edit}, step.number)
+
+
+def _both_ways(mask: Tensor) -> Tensor:
+    return torch.maximum(mask, mask.transpose(-1, -2))
+
+
+_OTHER_MASKS: tuple[tuple[str, str, Callable[[Tensor], Tensor]], ...] = (
+    ("mask transposed", "the mask were transposed: tokens see what comes after them", lambda m: m.transpose(-1, -2)),
+    ("mask both ways", "tokens saw as far ahead as they see back", _both_ways),
+    ("mask lets all through", "the mask let everything through", torch.zeros_like),
+)
 
 
 def _is_mask(context: Context, ref: Ref) -> bool:
@@ -566,7 +646,7 @@ def _cause(context: Context, step: Step, name: str) -> str:
         return "attention-mask"
     return {
         Role.embedding: "embed-scale", Role.positions: "position-ids", Role.norm: "norm-eps",
-        Role.final_norm: "norm-eps", Role.qk_norm: "qknorm-missing-or-width",
+        Role.final_norm: "norm-eps", Role.qk_norm: "norm-eps",
         Role.frequencies: "rope-scaling-details", Role.rope: "rope-pairing", Role.repeat: "gqa-repeat",
         Role.window: "window-off-by-one" if name == "comparison" else "window-pattern",
         Role.attention: "attention-mask" if step.name in ("add", "sub") else "softmax-scale",

@@ -1,6 +1,7 @@
 """Mutations of rotary position encodings: which features pair, on what, how often, and in which order with q/k norm."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,6 +46,39 @@ def propose(context: Context, region: Region) -> Iterator[Mutation]:
                 1.0 if len(outputs) == len(both) else 1.05,
             )
     yield from _after_norm(context, region, rotated)
+
+
+def before_norms(context: Context, inside: set[int]) -> Iterator[Mutation]:
+    """The rotation made before the norm of queries or keys: what a port hands to that norm then."""
+    for region in context.functions:
+        if not any(role == Role.rope and pattern.search(region.name) for pattern, role in _FUNCTIONS):
+            continue
+        for output, given in _rotated(context, region).items():
+            norm = _norm_before(context, given)
+            if norm is None or norm[1].step not in inside:
+                continue
+            _, source, normed = norm
+
+            def edit(
+                playing: Playing,
+                step: Step,
+                region: Region = region,
+                output: Ref = output,
+                given: Ref = given,
+                source: Ref = source,
+                normed: Ref = normed,
+            ) -> tuple[Tensor, ...]:
+                bare = playing.tape.value(source)
+                plain = _as(bare.reshape(playing.tape.value(normed).shape), playing, context, normed, given)
+                turned = again(playing, context, region, {given: plain}, output)
+                values = list(step.values)
+                values[source.part] = _as_back(turned, playing, normed, given).reshape(bare.shape)
+                return tuple(values)
+
+            text = "behaves as if q/k norm came after rope, not before it"
+            yield Mutation(
+                "qknorm-order", "rope before q/k norm", text, {source.step: edit}, source.step, 0.95, moves=True
+            )
 
 
 Variant = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor, Tensor], Tensor]
@@ -179,6 +213,11 @@ def _earlier(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Ten
     return rotate(value, cos=cos * step_cos - sin * step_sin, sin=sin * step_cos + cos * step_sin)
 
 
+def _rolled(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor, by: int) -> Tensor:
+    """One position off, and the position at the end taken from the other end."""
+    return rotate(value, cos=cos.roll(by, -2), sin=sin.roll(by, -2))
+
+
 _VARIANTS: tuple[tuple[str, Variant, str, str], ...] = (
     ("none", _none, "nope-and-temperature", "were not rotated"),
     ("neighbours", _neighbours, "rope-pairing", "were rotated in pairs of neighbours (0 1) (2 3), not in halves"),
@@ -202,6 +241,8 @@ _VARIANTS: tuple[tuple[str, Variant, str, str], ...] = (
     ("one position", _one_position, "position-ids", "were all rotated as position 0"),
     ("later", _later, "position-ids", "were rotated one position further"),
     ("earlier", _earlier, "position-ids", "were rotated one position less"),
+    ("rolled on", partial(_rolled, by=-1), "position-ids", "were rotated one position on, the last as the first"),
+    ("rolled back", partial(_rolled, by=1), "position-ids", "were rotated one position back, the first as the last"),
 )
 
 

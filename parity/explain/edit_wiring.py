@@ -7,7 +7,7 @@ from torch import Tensor
 
 from parity.explain.mutations import Context, Mutation
 from parity.explain.roles import Role
-from parity.explain.trace import Edit, Playing, Ref, Step
+from parity.explain.trace import Edit, Playing, Ref, Step, each_value
 from parity.names import numbers, template
 
 
@@ -39,9 +39,7 @@ def _given(instead: Mapping[Ref, Ref]) -> Edit:
                 return playing.value(other, step).reshape(playing.tape.value(value).shape)
             return value
 
-        arguments, keywords = torch.utils._pytree.tree_map(
-            filled, (step.arguments, dict(step.keywords)), is_leaf=lambda leaf: isinstance(leaf, Ref)
-        )
+        arguments, keywords = each_value(filled, step.arguments), each_value(filled, dict(step.keywords))
         return playing.compute(step, *arguments, **keywords)
 
     return edit
@@ -129,7 +127,27 @@ def _pair(
         edits = _exchanged(context, inside, instead)
         if edits:
             cause = "gate-up-order" if gated else "weights-misplaced"
-            yield Mutation(cause, name, f"behaves as if {name} were what is used", edits, min(edits), 1.0, moves=True)
+            text = f"behaves as if {name} were what is used"
+            both = first[0], second[0]
+            yield Mutation(cause, name, text, edits, min(edits), 1.0, moves=True, pair=both)
+    yield _interleaved(context, first, second, "gate-up-order" if gated else "split-layout")
+
+
+def _interleaved(context: Context, first: tuple[str, Ref], second: tuple[str, Ref], cause: str) -> Mutation:
+    """What two projections give, in one and read with their features taking turns."""
+    ours, theirs = first[1], second[1]
+
+    def taking_turns(place: int) -> Edit:
+        def edit(playing: Playing, step: Step) -> tuple[Tensor, ...]:
+            both = torch.cat((playing.tape.value(ours), playing.tape.value(theirs)), -1)
+            return (both[..., place::2],)
+
+        return edit
+
+    names = [module.rpartition(".")[2] for module, _ in (first, second)]
+    text = f"behaves as if the features of {names[0]} and {names[1]} took turns in one projection"
+    edits = {ours.step: taking_turns(0), theirs.step: taking_turns(1)}
+    return Mutation(cause, f"{names[0]} and {names[1]} take turns", text, edits, min(edits), 1.05)
 
 
 def _other_positions(context: Context, inside: set[int]) -> Iterator[Mutation]:
@@ -168,4 +186,5 @@ _COUNTS: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
     ("ran backwards", lambda value: value.flip(0)),
     ("began at -1, clamped", lambda value: (value - 1).clamp_min(0)),
     ("were doubled", lambda value: value * 2),
+    ("were halved", lambda value: value // 2),
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from functools import cached_property
 
 from torch import nn
@@ -15,10 +16,11 @@ from parity.explain.loader import loader_line
 from parity.explain.locate import Code, Values, source_at
 from parity.explain.match import is_layout, is_neutral, same
 from parity.explain.mutations import Context
-from parity.explain.provenance import Use, built_at, origin
+from parity.explain.provenance import Use, assigned_at, built_at, origin, returned_at
 from parity.explain.record import tapes
 from parity.explain.roles import Role
-from parity.explain.trace import Frame, Ref, Step, TooLarge, backward
+from parity.explain.taps import Tap, taps
+from parity.explain.trace import Frame, Ref, Step, Tape, TooLarge, backward
 from parity.pair.pair import Pair
 from parity.records import Finding, Source
 
@@ -27,16 +29,26 @@ _BELONGS_ELSEWHERE = (Role.mask, Role.window)
 _TOO_LARGE = "lines and causes were not looked for: the run is too large to be traced; add --small-config"
 
 
-def explain(pair: Pair, sides: Sides, measured: Forward, located: Sequence[Located]) -> tuple[Finding, ...]:
-    """Findings, each with the port's line, the reference's, and what explains it."""
+@dataclass(frozen=True)
+class Explained:
+    """Findings with their lines and causes, and the values inside modules."""
+
+    findings: tuple[Finding, ...]
+    taps: tuple[Tap, ...] = ()
+
+
+def explain(pair: Pair, sides: Sides, measured: Forward, located: Sequence[Located]) -> Explained:
+    """Findings, each with the port's line, the reference's, and what explains it; and the taps."""
     if not any(each.endpoints or each.names or each.called for each in located):
-        return tuple(each.finding for each in located)
+        return Explained(tuple(each.finding for each in located))
     try:
         recorded = tapes(pair, sides, measured)
     except TooLarge:
-        return tuple(replace(each.finding, evidence=(*each.finding.evidence, _TOO_LARGE)) for each in located)
+        told = (replace(each.finding, evidence=(*each.finding.evidence, _TOO_LARGE)) for each in located)
+        return Explained(tuple(told))
     context = Context.of(recorded.reference, sides.reference.model, pair.reference.settings)
-    desk = _Desk(Room.of(sides, measured, recorded, context), Values.of(recorded), Code(recorded.own_code))
+    room = Room.of(pair.reference, sides, measured, recorded, context)
+    desk = _Desk(pair, room, Values.of(recorded), Code(recorded.own_code))
     found: list[Finding] = []
     for place, each in enumerate(located):
         if each.called:
@@ -45,13 +57,15 @@ def explain(pair: Pair, sides: Sides, measured: Forward, located: Sequence[Locat
             found.append(replace(each.finding, port_source=source))
             continue
         if each.names:
-            found.append(replace(each.finding, port_source=loader_line(pair, recorded, each.names)))
+            line = desk.tied(each.finding) if each.finding.cause == "tied-head" else None
+            found.append(replace(each.finding, port_source=line or loader_line(pair, recorded, each.names)))
             continue
         if not each.endpoints or place >= _MOST_PLACES:
             found.append(each.finding)
             continue
         found += desk.findings(each.finding, each.endpoints[0])
-    return _without_repetition(found)
+    in_order = sorted(found, key=lambda finding: finding.stage != "weights")  # some turn out to be faults of loading
+    return Explained(_without_repetition(in_order), taps(desk.room, desk.values))
 
 
 def _without_repetition(findings: Sequence[Finding]) -> tuple[Finding, ...]:
@@ -71,13 +85,33 @@ def _without_repetition(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     return tuple(kept.values())
 
 
+def _alike(first: str, second: str) -> float:
+    return SequenceMatcher(None, first, second.rpartition(".")[2]).ratio()
+
+
+def _times(tape: Tape, module: str) -> int:
+    """How often a module is called."""
+    return sum(name == module for name, _ in tape.called)
+
+
 @dataclass(frozen=True)
 class _Desk:
     """One check's findings being explained."""
 
+    pair: Pair
     room: Room
     values: Values
     code: Code
+
+    def tied(self, finding: Finding) -> Source | None:
+        """Where the port gives its head a matrix; where it never does, where it calls the head."""
+        last = finding.port_module.rpartition(".")[2]
+        for file in self.room.tapes.files:
+            line = assigned_at(file, last, "weight") if last else None
+            if line is not None:
+                return source_at(file, line)
+        frames = self.code.of(self.room.tapes.port.called.get((finding.port_module, 0), ())) if last else []
+        return source_at(frames[0].file, frames[0].line) if frames else None
 
     def findings(self, finding: Finding, endpoint: Endpoint) -> list[Finding]:
         """The finding, once for each fault that its wrong value shows."""
@@ -103,25 +137,49 @@ class _Desk:
         mutation = fault.first
         site = self.room.tapes.reference.steps[mutation.site]
         residual = min(found.faults[-1].residual, fault.residual)
-        module = self._module(finding, endpoint, mutation.site)
+        module = self._module(finding, endpoint, mutation.site, mutation.moves)
         partners = {pair.reference: pair.port for pair in self.room.measured.pairs if not pair.partial}
         port_module = finding.port_module
         if module != finding.reference_module:
             port_module = next((partners[name] for name in (module, *parents(module)) if name in partners), port_module)
+        crossed = self._loaded_crosswise(fault)
         return replace(
             finding,
-            cause=mutation.cause,
+            stage="weights" if crossed else finding.stage,
+            cause="weights-misplaced" if crossed and mutation.cause != "gate-up-order" else mutation.cause,
             reference_module=module,
             port_module=port_module,
-            port_source=self._line(endpoint, found, fault),
+            port_source=crossed or self._line(endpoint, found, fault),
             reference_source=Code(()).source(site),
             explanations=explanations(fault, residual) if found.solved else (),
             evidence=(*finding.evidence, *(() if found.solved else (mutation.text,))),
         )
 
-    def _module(self, finding: Finding, endpoint: Endpoint, site: int) -> str:
+    def _loaded_crosswise(self, fault: Fault) -> Source | None:
+        """The line that loads two modules' tensors crosswise: both are called as often as in the reference, and each
+        has a name that is more like the other's.
+        """
+        tape, reference = self.room.tapes.port, self.room.tapes.reference
+        for mutation in fault.mutations:
+            if mutation.pair is None:
+                continue
+            ours = [self._port_of(name) for name in mutation.pair]
+            if not all(ours) or any(
+                _times(tape, own) != _times(reference, name) for own, name in zip(ours, mutation.pair, strict=True)
+            ):
+                continue
+            first, second = (name.rpartition(".")[2] for name in mutation.pair)
+            if _alike(first, ours[1]) + _alike(second, ours[0]) > _alike(first, ours[0]) + _alike(second, ours[1]):
+                held = [name for name in self.room.sides.loading.held if name.rpartition(".")[0] in ours]
+                return loader_line(self.pair, self.room.tapes, held)
+        return None
+
+    def _port_of(self, module: str) -> str:
+        return next((pair.port for pair in self.room.measured.pairs if pair.reference == module), "")
+
+    def _module(self, finding: Finding, endpoint: Endpoint, site: int, moves: bool) -> str:
         """The reference's module that a mutation is made in; a stretch over many modules is narrowed down to it."""
-        if endpoint != LOGITS and not self._spans(finding.reference_module, site):
+        if endpoint != LOGITS and (moves or not self._spans(finding.reference_module, site)):
             return finding.reference_module
         return self._user(site) or finding.reference_module
 
@@ -146,12 +204,18 @@ class _Desk:
         return ""
 
     def _line(self, endpoint: Endpoint, found: Diagnosis, fault: Fault) -> Source | None:
-        if fault.first.omits:
+        if fault.first.omits and found.solved:
             left = self._left_out(fault)
             if left is not None:
                 return left
+        if fault.first.moves and endpoint.kind == "input" and self._at(endpoint, fault):
+            return self._calling(endpoint)
         step = self._culprit(found, fault)
         return self._calling(endpoint) if step is None else self._source(step, fault)
+
+    def _at(self, endpoint: Endpoint, fault: Fault) -> bool:
+        """Whether a mutation changes nothing but what the module at a place is given."""
+        return set(fault.first.edits) <= {ref.step for ref in self.room.targets(endpoint)}
 
     def _source(self, step: Step, fault: Fault | None) -> Source | None:
         """The line of a step, or of the call that led to it where the step's own line is right elsewhere."""
@@ -160,16 +224,23 @@ class _Desk:
             return None
         if fault is not None and (line := self._origin(step, frames[0], fault)) != frames[0].line:
             return source_at(frames[0].file, line)
-        frame = self._outward(step, frames)
+        frame = self._outward(step, frames, fault is None or fault.first.moves)
         if frame is not frames[0]:
             return source_at(frame.file, frame.line)
-        built = self._built(step, frame)
+        built = None if fault is not None and fault.first.moves else self._built(step, frame)
         if built is not None:
             return built
         return source_at(frame.file, frame.line)
 
-    def _outward(self, step: Step, frames: Sequence[Frame]) -> Frame:
-        """The innermost frame whose line is wrong wherever it ran: code that is right elsewhere was called wrongly."""
+    def _outward(self, step: Step, frames: Sequence[Frame], moves: bool) -> Frame:
+        """The innermost frame whose line is wrong wherever it ran: code that is right elsewhere was called wrongly.
+
+        Unless it is one line of one run that called it rightly and wrongly, as a loop does: then what is wrong is
+        inside, on what this line hands on in some of its rounds. Only of values that moved may the line be to blame.
+        """
+        if all(self.values.relation(ref) == "same" for ref in step.refs):
+            # Right by its values, it says nothing of the calls that are alike; one that moved came from somewhere.
+            return self._where_handed(step, frames) if moves else frames[0]
         chain = [(frame.code, frame.at) for frame in frames]
         for level, frame in enumerate(frames):
             alike = [
@@ -180,7 +251,25 @@ class _Desk:
             right = any(all(self.values.relation(ref) == "same" for ref in other.refs) for other in alike)
             if not right or level == len(frames) - 1:
                 return frame
+            if not moves and self._in_a_loop(step, chain, frames[level + 1], level + 1):
+                return frame
         return frames[-1]
+
+    def _where_handed(self, step: Step, frames: Sequence[Frame]) -> Frame:
+        """The line of the function in which a value was at hand, and from which it was given to where it is used."""
+        tape = self.room.tapes.port
+        made = {frame.instance for ref in step.inputs for frame in self.code.frames(tape.steps[ref.step])}
+        return next((frame for frame in frames if frame.instance in made), frames[0])
+
+    def _in_a_loop(self, step: Step, chain: Sequence[tuple[object, ...]], outer: Frame, level: int) -> bool:
+        """Whether the very line that called here called also where the same code is right."""
+        alike = self.chains.get((step.name, *chain[: level + 1]), ())
+        return any(
+            outer.instance in instances
+            and other.number != step.number
+            and all(self.values.relation(ref) == "same" for ref in other.refs)
+            for other, instances in alike
+        )
 
     @cached_property
     def chains(self) -> dict[tuple[object, ...], list[tuple[Step, set[int]]]]:
@@ -199,7 +288,7 @@ class _Desk:
         module = self.modules.get(step.module)
         if module is None or not type(module).__module__.startswith("torch."):
             return None
-        line = built_at(frame.file, step.module)
+        line = built_at(frame.file, step.module, [v for v in vars(module).values() if isinstance(v, float)])
         return None if line is None else source_at(frame.file, line)
 
     @cached_property
@@ -213,12 +302,37 @@ class _Desk:
         What leads up to it and is in no reference, changed or not, is part of it.
         """
         tape = self.room.tapes.port
-        first = next((ref for ref in fault.explained if tape.steps[ref.step].frames), None)
+        written = [ref for ref in fault.explained if tape.steps[ref.step].frames]
+        wrong = next((ref for ref in written if not self.values.accounted(ref)), None)
+        first = next(iter(written), None) if wrong is None else self._moved(wrong, set(written))
         if first is None:
             return self._suspect(found)
         before = set(backward(tape, [first], lambda ref, _: self.values.accounted(ref)))
+        given = [ref for ref in (first, *before) if self._is_given(tape.steps[ref.step], fault.first.instead)]
+        if given:
+            return tape.steps[min(given).step]
         leading = [ref for ref in found.suspicion.likely if ref in before and ref < first]
         return tape.steps[(leading or [first])[0].step]
+
+    def _is_given(self, step: Step, number: float | None) -> bool:
+        """Whether a step works with this very number."""
+        given = [value for value in step.arguments if isinstance(value, int | float) and not isinstance(value, bool)]
+        return number is not None and any(abs(value - number) <= 1e-9 * abs(number) for value in given)
+
+    def _moved(self, ref: Ref, explained: set[Ref]) -> Ref:
+        """The first of the moves that led up to a wrong value, or what was moved: it may be a right value elsewhere."""
+        tape = self.room.tapes.port
+        first, waiting = ref, [ref]
+        while waiting:
+            at = waiting.pop()
+            moved = is_layout(tape.steps[at.step].name)
+            for other in tape.steps[at.step].inputs:
+                layout = is_layout(tape.steps[other.step].name)
+                if other in explained and (layout or moved) and tape.steps[other.step].frames:
+                    first = min(first, other)
+                    if layout:
+                        waiting.append(other)
+        return first
 
     def _suspect(self, found: Diagnosis) -> Step | None:
         tape = self.room.tapes.port
@@ -251,7 +365,11 @@ class _Desk:
         """Where the port goes on with the value that an operation was left out on, in the function that made it."""
         tape = self.room.tapes.port
         for made in fault.bare:
-            producer = self._made_under(made)
+            producer = self._made_under(made, self._partner(fault.first.site))
+            if self._in_line(fault) and producer:
+                step = tape.steps[made.step]
+                frames = self._beside(step, self._partner(fault.first.site)) or producer
+                return self._built(step, frames[0]) or source_at(frames[0].file, frames[0].line)
             instances = [frame.instance for frame in producer]
             waiting, seen = [made], {made}
             while waiting:
@@ -267,25 +385,60 @@ class _Desk:
                         seen |= set(step.refs)
                         continue
                     shared = [frame for frame in self.code.frames(step) if frame.instance in instances]
-                    if shared and producer and shared[0].instance != producer[0].instance:
-                        return source_at(producer[0].file, producer[0].line)
                     if shared:
                         return source_at(shared[0].file, shared[0].line)
+            called = self._calls_with(made)
+            if called:
+                return source_at(called[0].file, called[0].line)
             if producer:
-                return source_at(producer[0].file, producer[0].line)
+                line = returned_at(producer[0].file, producer[0].line) or producer[0].line
+                return source_at(producer[0].file, line)
         return None
 
-    def _made_under(self, ref: Ref) -> list[Frame]:
+    def _in_line(self, fault: Fault) -> bool:
+        """Whether what was left out is a number, a bias or a summand: as a rule it stood on the line of the rest."""
+        kind = fault.first.cause in ("attention-mask", "window-pattern")
+        return (
+            fault.first.number is not None
+            or fault.first.cause == "bias-dropped"
+            or ("without operand" in fault.first.name and not kind)
+        )
+
+    def _partner(self, site: int) -> str:
+        """The port's module for the reference's in which a step runs."""
+        module = self.room.tapes.reference.steps[site].module
+        return next((p.port for p in self.room.measured.pairs if p.reference == module and not p.partial), "")
+
+    def _beside(self, step: Step, module: str) -> list[Frame]:
+        """The frames in which a module works on what it got from one inside it."""
+        names = [name for name, _ in step.modules]
+        depth = names.index(module) if module in names else 0
+        return self.code.of(self.room.tapes.port.called.get(step.modules[depth - 1], ())) if depth else []
+
+    def _calls_with(self, ref: Ref) -> list[Frame]:
+        """The frames of the first call of a module that is given a value."""
+        tape = self.room.tapes.port
+        for endpoint, refs in tape.marks.items():
+            if endpoint.kind == "input" and ref in refs:
+                return self.code.of(tape.called.get((endpoint.module, endpoint.number), ()))
+        return []
+
+    def _made_under(self, ref: Ref, inside: str) -> list[Frame]:
         """The frames in which a value was made: those that called the module for one that a module handed on."""
         tape = self.room.tapes.port
         step = tape.steps[ref.step]
         if step.frames:
             return self.code.frames(step)
-        for endpoint, refs in tape.marks.items():
-            own = next(iter(refs), None)
-            if endpoint.kind == "output" and own is not None and same(tape.value(own), step.values[0]):
-                return self.code.of(tape.called.get((endpoint.module, endpoint.number), ()))
-        return []
+        made = [
+            endpoint
+            for endpoint, refs in tape.marks.items()
+            if endpoint.kind == "output"
+            and endpoint.module != inside
+            and endpoint.module.startswith(f"{inside}." if inside else "")
+            if (own := next(iter(refs), None)) is not None and same(tape.value(own), step.values[0])
+        ]
+        outermost = min(made, key=lambda endpoint: endpoint.module.count("."), default=None)
+        return self.code.of(tape.called.get((outermost.module, outermost.number), ())) if outermost else []
 
     def _origin(self, step: Step, frame: Frame, fault: Fault) -> int:
         """The line where a wrong number comes from, where a number is what is wrong."""

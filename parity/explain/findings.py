@@ -35,7 +35,13 @@ class Located:
 
 def weights(sides: Sides, forward: Forward) -> tuple[Located, ...]:
     """Findings of the load audit, one per kind of place."""
-    found = [*_moved(sides, forward), *_misplaced(sides), *_untouched(sides, forward), *_not_held(sides, forward)]
+    found = [
+        *_moved(sides, forward),
+        *_misplaced(sides),
+        *_mixed(sides, forward),
+        *_untouched(sides, forward),
+        *_not_held(sides, forward),
+    ]
     return _grouped(found)
 
 
@@ -69,6 +75,38 @@ def _misplaced(sides: Sides) -> Iterator[Located]:
             yield Located(finding, called=_module(parameter))
         else:
             yield Located(finding, names=(parameter, held))
+
+
+def _mixed(sides: Sides, forward: Forward) -> Iterator[Located]:
+    """A module whose tensors come from two modules of the reference's of one class, in a port that goes wrong."""
+    reference = sides.reference
+    if not forward.total.get(LOGITS, float("inf")) > PROMOTED_NOISE:
+        return
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for module in dict.fromkeys(_module(name) for name in sides.loading.held):
+        own = [tensors for name, tensors in sides.loading.held.items() if _module(name) == module]
+        places = sorted({_module(tensors[0]) for tensors in own})
+        kinds = {type(reference.modules.get(name)) for name in places}
+        mixed = len(own) == len(places) == 2 and all(len(tensors) == 1 for tensors in own)
+        if mixed and len(kinds) == 1 and len({_module(name) for name in places}) == 1:
+            groups.setdefault(tuple(places), []).append(module)
+    for owners, modules in groups.items():
+        if len(modules) == len(owners):
+            pairs = zip(_in_turn(sides.port, modules), _in_turn(reference, owners), strict=True)
+            yield from (_strangers(sides, module, right) for module, right in pairs)
+
+
+def _in_turn(side: Side, modules: Iterable[str]) -> list[str]:
+    """Modules in the order in which they run."""
+    began = {name: calls[0].began for name, calls in side.trace.calls.items() if calls}
+    return sorted(modules, key=lambda name: began.get(name, len(began)))
+
+
+def _strangers(sides: Sides, module: str, right: str) -> Located:
+    held = {name: tensors[0] for name, tensors in sides.loading.held.items() if _module(name) == module}
+    name, tensor = next((name, tensor) for name, tensor in held.items() if _module(tensor) != right)
+    title = f"{name} holds {tensor}; {module} runs in the place of {right}"
+    return Located(Finding("weights", "weights-misplaced", title, right, module), names=(name, tensor))
 
 
 def _is_gate_and_up(first: str, second: str) -> bool:

@@ -19,7 +19,7 @@ from parity.names import numbers, template
 from parity.pair import probe
 from parity.pair import reference as references
 from parity.pair.pair import Pair
-from parity.pair.promote import precision
+from parity.pair.promote import double, precision
 from parity.pair.reference import Reference
 from parity.pair.small_config import context_length
 from parity.pair.weights import randomise
@@ -29,7 +29,6 @@ State = Mapping[str, Tensor]
 
 _EVERYWHERE = "everywhere"
 _LARGER = 2.0  # times the usual weights
-_WIDE_HEADS = 128
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class Ground:
     def played(self, mutation: Mutation) -> float | None:
         """How far a mutation moves the logits; None if it does not run here, as a port with it would not."""
         try:
-            with precision(True):
+            with double():
                 playing = play(self.tape, mutation.edits, self.context.users)
         except Exception:
             return None
@@ -187,8 +186,11 @@ def own_ground(pair: Pair) -> Ground:
     return Ground.of(pair.reference, pair.reference_model.state_dict(), pair.input_ids)
 
 
-def other_grounds(pair: Pair) -> Iterator[Ground]:
-    """Grounds on which more may show: other random numbers, a longer probe, larger weights, wider heads."""
+def other_grounds(pair: Pair, full: Mapping[str, Any]) -> Iterator[Ground]:
+    """Grounds on which more may show: other random numbers, a longer probe, larger weights, heads of their full width.
+
+    Wider heads than those of the full-size config would show what is no fault of a port of it.
+    """
     length = pair.input_ids.shape[1]
     longest = context_length(pair.reference.settings, 4 * length + 3)
     longer, much_longer = min(2 * length + 1, longest), min(4 * length + 3, longest)
@@ -198,9 +200,10 @@ def other_grounds(pair: Pair) -> Iterator[Ground]:
     yield _ground(pair.reference, pair.seed + 2, longer, 1.0, needs)
     needs = f"needs larger weights or a longer probe: weights twice as large and {much_longer} tokens show it"
     yield _ground(pair.reference, pair.seed + 3, much_longer, _LARGER, needs)
-    wider = _wider(pair.reference)
+    wider = _wider(pair.reference, full.get("head_dim"))
     if wider is not None:
-        yield _ground(wider, pair.seed + 4, length, 1.0, f"needs wider heads: {_WIDE_HEADS} features each show it")
+        needs = f"needs wider heads: {wider.settings['head_dim']} features each show it"
+        yield _ground(wider, pair.seed + 4, length, 1.0, needs)
 
 
 def _ground(reference: Reference, seed: int, tokens: int, larger: float, sees: str) -> Ground:
@@ -208,14 +211,14 @@ def _ground(reference: Reference, seed: int, tokens: int, larger: float, sees: s
     return Ground.of(reference, _weights(reference, seed, larger), ids, sees)
 
 
-def _wider(reference: Reference) -> Reference | None:
-    """The reference with heads as wide as full-size models have them, so that rope has as many frequencies."""
+def _wider(reference: Reference, width: Any) -> Reference | None:
+    """The reference with heads as wide as the full-size model has them, so that rope has as many frequencies."""
     settings = reference.settings
-    width = settings.get("head_dim")
-    if not isinstance(width, int) or width >= _WIDE_HEADS:
+    narrow = settings.get("head_dim")
+    if not isinstance(width, int) or not isinstance(narrow, int) or width <= narrow:
         return None
     try:
-        wider = references.describe({**settings, "head_dim": _WIDE_HEADS})
+        wider = references.describe({**settings, "head_dim": width})
         references.build(wider, promoted=False)
     except ParityError:
         return None

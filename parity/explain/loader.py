@@ -19,10 +19,9 @@ def loader_line(pair: Pair, tapes: Tapes, names: Sequence[str]) -> Source | None
         names: the port's parameters and the checkpoint's tensors that the finding speaks of, the most telling first.
     """
     if pair.port.weights is not None:
-        for name in names:
-            found = _mentioned(tapes.files, name)
-            if found is not None:
-                return found
+        found = _named(tapes.files, names) or next(filter(None, (_mentioned(tapes.files, n) for n in names)), None)
+        if found is not None:
+            return found
     code = Code(tapes.own_code)
     for name in names:
         ref = tapes.parameters.get(name)
@@ -30,6 +29,17 @@ def loader_line(pair: Pair, tapes: Tapes, names: Sequence[str]) -> Source | None
         if found is not None:
             return found
     return next(filter(None, (_mentioned(tapes.files, name) for name in names)), None)
+
+
+def _named(files: Iterable[str], names: Sequence[str]) -> Source | None:
+    """The first line that has one of the names whole, between quotes, as a template."""
+    for name in names:
+        quoted = (f'"{template(name)}"', f"'{template(name)}'")
+        for file in files:
+            for number, line in enumerate(linecache.getlines(file), 1):
+                if any(text in line for text in quoted):
+                    return source_at(file, number)
+    return None
 
 
 def _mentioned(files: Iterable[str], name: str) -> Source | None:

@@ -4,20 +4,23 @@ Its inputs are all accounted for, its result is not, and the wrong value downstr
 was left out has no line of its own: it shows at the one that takes what it should have given.
 """
 
+import heapq
 import linecache
 import os
 import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
 from parity.explain.match import Index, Relation, is_layout
 from parity.explain.record import Tapes
-from parity.explain.trace import Frame, Ref, Step, Tape, backward
+from parity.explain.trace import Frame, Ref, Step, Tape, backward, uses
 from parity.records import Source
 
 _FEWEST = 4
+_FOLLOWED = 24  # values made from one that are looked at to vindicate it
 _SITE = sysconfig.get_paths()["purelib"]
 
 
@@ -66,6 +69,9 @@ class Values:
             return True
         if ref not in self._weak:
             self._weak[ref] = False  # while it is being found out
+            if self._vindicated(ref):
+                self._weak[ref] = True
+                return True
             step = self.tape.steps[ref.step]
             if step.function is None and step.name == "leaf":
                 self._weak[ref] = True
@@ -73,6 +79,29 @@ class Values:
                 inputs = [other for other in step.inputs if not _is_index(self.tape.value(other))]
                 self._weak[ref] = bool(inputs) and all(self._handed(other) for other in inputs)
         return self._weak[ref]
+
+    def _vindicated(self, ref: Ref) -> bool:
+        """Whether something that the reference has was made from it: then it was right, in a form of the author's own.
+
+        Fused projections that are split next, complex rotations, tables in another layout are.
+        """
+        waiting, seen = [ref], {ref}
+        while waiting and len(seen) < _FOLLOWED:
+            for number in self.users.get(heapq.heappop(waiting), ()):
+                step = self.tape.steps[number]
+                for other in step.refs:
+                    if other in seen or not self.judged(step):
+                        continue
+                    if self.relation(other) == "same":
+                        return True
+                    seen.add(other)
+                    heapq.heappush(waiting, other)
+        return False
+
+    @cached_property
+    def users(self) -> dict[Ref, list[int]]:
+        """The steps that take each value."""
+        return uses(self.tape)
 
     def judged(self, step: Step) -> bool:
         """Whether a step gives something that can be told from other values."""

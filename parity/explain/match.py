@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from parity.compare.measure import best_layout
+from parity.explain.fused import within
 from parity.explain.trace import Ref, Step, Tape
 from parity.records import PROMOTED_NOISE
 
@@ -78,15 +79,24 @@ def key_of(value: Tensor) -> Key | None:
     """The key of a floating or complex value; masked scores do not count. None if it is too small to be told apart."""
     if value.numel() < _FEWEST or not (value.is_floating_point() or value.is_complex()):
         return None
-    flat = torch.view_as_real(value) if value.is_complex() else value
-    flat = flat.detach().double().reshape(-1)
-    flat = flat.where(flat > _HIDDEN, 0.0).nan_to_num()
-    norm = torch.linalg.vector_norm(flat)
-    if not bool(norm > 0):
+    flat = _seen(value)
+    norm = float(torch.linalg.vector_norm(flat))
+    if not norm > 0:
         return None
     unit = flat / norm
     first, third = torch.stack((unit.sum(), unit.pow(3).sum())).tolist()
-    return Key(flat.numel(), float(norm), first, third)
+    return Key(flat.numel(), norm, first, third)
+
+
+def norm_of(value: Tensor) -> float:
+    """The norm in a value's key, which is quickly had and tells most values apart."""
+    return float(torch.linalg.vector_norm(_seen(value)))
+
+
+def _seen(value: Tensor) -> Tensor:
+    flat = torch.view_as_real(value) if value.is_complex() else value
+    flat = flat.detach().double().reshape(-1)
+    return flat.where(flat > _HIDDEN, 0.0).nan_to_num_()
 
 
 def same(value: Tensor, other: Tensor, tolerance: float = PROMOTED_NOISE) -> bool:
@@ -136,12 +146,14 @@ class Index:
         for step in tape.steps:
             for ref in step.refs:
                 index.add(ref, changed.get(ref, step.values[ref.part]))
+            for number, value in enumerate(within(tape, step)):
+                index.add(Ref(-1 - step.number, number), value)
         for table in index._tables.values():
             table.sort(key=lambda entry: entry[0])
         return index
 
     def add(self, ref: Ref, value: Tensor) -> None:
-        """Take one value in."""
+        """Take one value in; one from within a step has that step's number below zero."""
         self.values[ref] = value
         mask = mask_of(value)
         if mask is not None:

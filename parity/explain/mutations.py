@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from parity.explain.match import is_layout
 from parity.explain.roles import Place, Role, place, role_of
-from parity.explain.trace import Edit, Playing, Ref, Step, Tape, uses
+from parity.explain.trace import Edit, Playing, Ref, Step, Tape, each_value, uses
 from parity.names import numbers, template
 
 
@@ -23,8 +23,8 @@ class Mutation:
 
     edits: step number -> what it gives instead. site: the step whose source line the change is shown at.
     weight: of several that reproduce a port, the lightest is the likeliest slip. omits: something is left out.
-    number: the reference's own number, where another one is put in its place.
-    moves: no operation is wrong, a right value goes where it should not.
+    number: the reference's own number, where another one, `instead`, is put in its place.
+    moves: no operation is wrong, a right value goes where it should not. pair: two modules that stand for each other.
     """
 
     cause: str
@@ -36,6 +36,8 @@ class Mutation:
     omits: bool = False
     number: float | None = None
     moves: bool = False
+    instead: float | None = None
+    pair: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,13 @@ class Context:
         """The step that gave a value."""
         return self.tape.steps[ref.step]
 
+    def maker(self, ref: Ref) -> Step:
+        """The step that gave a value, before it was only moved around."""
+        step = self.producer(ref)
+        while is_layout(step.name) and step.inputs:
+            step = self.producer(step.inputs[0])
+        return step
+
     def name_of(self, ref: Ref) -> str:
         """What a value is called: the input or output of a module."""
         ends = [endpoint for endpoint, refs in self.tape.marks.items() if ref in refs]
@@ -186,9 +195,8 @@ def again(playing: Playing, context: Context, region: Region, given: Mapping[Ref
                 return values[value] if value in values else playing.value(value, step)
             return value
 
-        arguments, keywords = torch.utils._pytree.tree_map(
-            filled, (step.arguments, dict(step.keywords)), is_leaf=lambda leaf: isinstance(leaf, Ref)
-        )
+        arguments = each_value(filled, step.arguments)
+        keywords = each_value(filled, dict(step.keywords))
         values.update(zip(step.refs, playing.compute(step, *arguments, **keywords), strict=True))
     return values[wanted] if wanted in values else playing.own(wanted)
 
@@ -203,23 +211,36 @@ def joined(context: Context, proposals: Sequence[Mutation]) -> list[Mutation]:
         step = context.tape.steps[mutation.site]
         line = (step.frames[0].file, step.frames[0].line) if step.frames else ()
         alike.setdefault((mutation.name, mutation.cause, line), []).append(mutation)
-    several = [together(group) for group in alike.values() if len(group) > 1]
+    fields: dict[tuple[str, str], list[Mutation]] = {}
+    for mutation in proposals:
+        if mutation.number is not None and "`" in mutation.text:
+            fields.setdefault((mutation.cause, mutation.text), []).append(mutation)
+    groups = [*fields.values(), *alike.values()]
+    several = [together(group) for group in groups if len(group) > 1]
     return [*several, *proposals]
 
 
 def lifted(context: Context, mutation: Mutation) -> list[Mutation]:
-    """The same mutation in all layers, in all of each kind, and in one alone."""
+    """The same mutation wherever its line runs, in all layers, in all of each kind, and in one alone."""
+    lines = {_line(context.tape.steps[number]) for number in mutation.edits}
     keys = {context.sites[number][:-1] for number in mutation.edits}
-    steps = [number for number, site in context.sites.items() if site[:-1] in keys]
+    made = [step for step in context.tape.steps if _line(step) in lines]
+    taking = {user for step in made for ref in step.refs for user in context.users.get(ref, ())}
+    steps = sorted({step.number for step in made} | taking)
     proposals = joined(context, list(propose(context, steps)))
     single = [each for each in proposals if each.name == mutation.name and each.cause == mutation.cause]
+    here = [each for each in single if {context.sites[number][:-1] for number in each.edits} <= keys]
     own = _layers(context, mutation)
     kinds = context.settings.get("layer_types") or ()
     same_kind = [
-        each for each in single if {_kind(kinds, n) for n in _layers(context, each)} <= {_kind(kinds, n) for n in own}
+        each for each in here if {_kind(kinds, n) for n in _layers(context, each)} <= {_kind(kinds, n) for n in own}
     ]
-    choices = [single, same_kind, [mutation]]
+    choices = [single, here, same_kind, [mutation]]
     return [together(choice) for choice in choices if choice]
+
+
+def _line(step: Step) -> tuple[object, ...]:
+    return (step.name, step.frames[0].file, step.frames[0].line) if step.frames else (step.name, step.module)
 
 
 def _layers(context: Context, mutation: Mutation) -> set[int]:
@@ -252,6 +273,8 @@ def propose(context: Context, numbers: Sequence[int]) -> Iterator[Mutation]:
             yield from edit_numbers.propose(context, step)
             yield from edit_operations.propose(context, step)
     yield from edit_wiring.propose(context, numbers)
+    yield from edit_rope.before_norms(context, wanted)
+    yield from edit_calls.sums_before_norms(context, wanted)
     for call, region in context.calls.items():
         if wanted & {ref.step for ref in region.outputs}:
             yield from edit_calls.propose(context, call, region)

@@ -97,15 +97,60 @@ def origin(use: Use, wrong: float) -> int:
     return use.line
 
 
-def built_at(file: str, module_name: str) -> int | None:
-    """The line that makes a module, where its file assigns it to the attribute that it is called by."""
+def built_at(file: str, module_name: str, numbers: Sequence[float] = ()) -> int | None:
+    """The line that makes a module, where its file assigns it to the attribute that it is called by.
+
+    Args:
+        file: where to look.
+        module_name: of the module.
+        numbers: that it was made with; where a name stands for the only one, the line that gives it its value.
+    """
     code = _Code.of(file)
     last = module_name.rpartition(".")[2]
     found = [
-        node.lineno
+        node
         for node in (ast.walk(code.tree) if code else ())
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
         if any(_parts(target)[-2:] == ["self", last] for target in node.targets)
+    ]
+    if code is None or len(found) != 1:
+        return None
+    call = found[0].value
+    assert isinstance(call, ast.Call)
+    names = [value for value in (*call.args, *(each.value for each in call.keywords)) if isinstance(value, ast.Name)]
+    for name in names if numbers else ():
+        given = _local(code, name, last)
+        if given is not None and isinstance(given[0], ast.Constant) and given[0].value in numbers:
+            return given[1]
+    return found[0].lineno
+
+
+def assigned_at(file: str, module: str, parameter: str) -> int | None:
+    """The line that assigns a module's parameter from outside, or copies into it; None if none does, or several do."""
+    code = _Code.of(file)
+    found = set()
+    for node in ast.walk(code.tree) if code else ():
+        targets: list[ast.expr] = node.targets if isinstance(node, ast.Assign) else []
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "copy_":
+            targets = [node.func.value]
+        if any([module, parameter] == [part for part in _parts(each) if part != "data"][-2:] for each in targets):
+            found |= {each.lineno for each in targets}
+    return found.pop() if len(found) == 1 else None
+
+
+def returned_at(file: str, line: int) -> int | None:
+    """The line on which a function returns what it computed on an earlier one; None if it is not told apart."""
+    code = _Code.of(file)
+    statement = code.statement(line) if code else None
+    function = code.around(statement, ast.FunctionDef, ast.AsyncFunctionDef) if code and statement else None
+    if not isinstance(statement, ast.Assign) or function is None:
+        return None
+    names = {part.id for target in statement.targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+    found = [
+        node.lineno
+        for node in ast.walk(function)
+        if isinstance(node, ast.Return) and node.value is not None and node.lineno > line
+        if names & {part.id for part in ast.walk(node.value) if isinstance(part, ast.Name)}
     ]
     return found[0] if len(found) == 1 else None
 
@@ -250,6 +295,13 @@ def _assigned_name(code: _Code, call: ast.Call) -> str:
 
 
 def _assigned_to_self(kind: ast.ClassDef, attribute: str) -> tuple[ast.expr, int] | None:
+    changed = [
+        (node.value, node.lineno)
+        for node in ast.walk(kind)
+        if isinstance(node, ast.AugAssign) and _parts(node.target) == ["self", attribute]
+    ]
+    if changed:
+        return changed[-1]
     for node in ast.walk(kind):
         if isinstance(node, ast.Assign):
             for target in node.targets:

@@ -1,16 +1,17 @@
 """Both models traced: the reference as it runs freely, the port in isolation, each from its constructor on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FunctionType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from parity.compare import isolate as isolation
-from parity.compare.capture import renumbered, run
+from parity.compare.capture import LOGITS, renumbered, run
 from parity.compare.stages import Forward, Sides
+from parity.explain.fills import together
 from parity.explain.trace import Ref, Session, Tape
 from parity.pair import pair as pairs
 from parity.pair import port as ports
@@ -48,20 +49,30 @@ def tapes(pair: Pair, sides: Sides, measured: Forward) -> Tapes:
     theirs.name(loaded.model)
     written = theirs.written(loaded.model)
     with precision(True, ours.mode):
-        reference = run(model, lambda: references.logits(model, pair.input_ids), observer=ours)
-        reference_tape = ours.tape(reference.logits).renumbered(renumbered(reference))
+        reference = run(model, lambda: _returned(ours, references.logits(model, pair.input_ids)), observer=ours)
+        reference_tape = _ending(ours.tape(reference.logits).renumbered(renumbered(reference)))
     with precision(True, theirs.mode):
         port = isolation.rerun(
             measured.isolated,
             sides.reference.trace,
             loaded.model,
-            lambda: ports.logits(pair.port, loaded.model, pair.input_ids),
+            lambda: _returned(theirs, ports.logits(pair.port, loaded.model, pair.input_ids)),
             theirs,
         )
-        port_tape = theirs.tape(port.logits)
+        port_tape = together(_ending(theirs.tape(port.logits)))
     files = _files(loaded.model)
     folders = tuple(sorted({str(Path(file).parent) for file in files}))
     return Tapes(reference_tape, port_tape, loaded.model, folders, files, written)
+
+
+def _returned(session: Session, logits: Tensor) -> Tensor:
+    """The logits themselves are marked: a run hands on a copy of them, which nobody computed."""
+    session.passed(LOGITS, (logits,))
+    return logits
+
+
+def _ending(tape: Tape) -> Tape:
+    return replace(tape, logits=tape.at(LOGITS) or tape.logits)
 
 
 def _files(model: nn.Module) -> tuple[str, ...]:

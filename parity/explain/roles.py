@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import PurePath
 
 from parity.explain.trace import Step
 
@@ -69,6 +70,8 @@ def place(step: Step, classes: Mapping[str, str], root_head: str = "lm_head") ->
     """
     function = next((frame.code.co_name for frame in step.frames), "")
     names = [frame.code.co_name for frame in step.frames]
+    if any("rope" in PurePath(frame.file).stem for frame in step.frames[:2]):
+        names.insert(0, "inv_freq")  # a file of nothing but rope's frequencies
     module = step.module
     return Place(_role(module, names, classes, root_head), module, function)
 

@@ -8,20 +8,27 @@ import heapq
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_map
+from torch.utils._pytree import TreeSpec, tree_flatten
 
 from parity.compare.capture import Endpoint
+from parity.compare.witness import in_transform
+from parity.pair.promote import lifted
 
 _TORCH = str(Path(torch.__file__).parent)
 _PARITY = str(Path(__file__).parent.parent)
+_FROM_NUMPY = torch.from_numpy
+_VACANT = ("empty", "zeros", "empty_strided")
+_LEAVING = ("numpy", "__array__", "tolist")
 _MOST_BYTES = 3 << 29  # of values kept; the run of a full-size model is larger, that of a small config much smaller
 
 
@@ -62,8 +69,9 @@ class Frame(NamedTuple):
 class Step:
     """One operation: what was called, on what (`Ref` in place of tensors), what it gave, where it was written.
 
-    A step without a function is a leaf: a tensor that no recorded operation made. modules are the modules that were
-    running, innermost first, each with the number of its call. scope: what names stood for where a number was given.
+    A step without a function is a leaf, a tensor that no recorded operation made, or `unseen`, one that came back from
+    numpy or the like. modules are the modules that were running, innermost first, each with the number of its call.
+    scope: what names stood for where a number was given.
     """
 
     number: int
@@ -78,13 +86,20 @@ class Step:
     label: str = ""
     scope: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[Ref, ...]:
         """The values it took."""
-        leaves, _ = tree_flatten((self.arguments, dict(self.keywords)), is_leaf=_is_ref)
-        return tuple(leaf for leaf in leaves if isinstance(leaf, Ref))
+        found: list[Ref] = []
 
-    @property
+        def note(value: Any) -> None:
+            if isinstance(value, Ref):
+                found.append(value)
+
+        for value in (*self.arguments, *self.keywords.values()):
+            each_value(note, value)
+        return tuple(found)
+
+    @cached_property
     def refs(self) -> tuple[Ref, ...]:
         """The values it gave."""
         return tuple(Ref(self.number, part) for part in range(len(self.values)))
@@ -126,10 +141,6 @@ class Tape:
         return Tape(steps, marks, self.logits, {call(old): frames for old, frames in self.called.items()})
 
 
-def _is_ref(value: object) -> bool:
-    return isinstance(value, Ref)
-
-
 @dataclass
 class Recorder:
     """What a run writes while it goes."""
@@ -142,17 +153,42 @@ class Recorder:
     changed: dict[int, tuple[Ref, int]] = field(default_factory=dict)
     open: list[tuple[str, int]] = field(default_factory=list)
     bytes: int = 0
+    here: tuple[Frame, ...] = ()
+    escaped: list[tuple[int, Ref]] = field(default_factory=list)
+    unseen: bool = False
+    writes: dict[int, int] = field(default_factory=dict)
+
+    def version(self, tensor: Tensor) -> int:
+        """How often a tensor was written into; torch does not count for tensors of inference mode."""
+        if tensor.is_inference():
+            return self.writes.get(tensor.untyped_storage().data_ptr(), 0)
+        return tensor._version
+
+    def escape(self, tensor: Tensor) -> None:
+        """A value leaves torch, for numpy or a list; what comes back is made of it in a way that is not seen."""
+        self.escaped.append((self.here[0].instance, self.ref(tensor)))
+        self.unseen = True
+
+    def returned(self, tensor: Tensor, frames: tuple[Frame, ...]) -> Ref:
+        """A value comes back into torch, made of those that left it in the same function, if any did there."""
+        self.unseen = False
+        instances = {frame.instance for frame in frames}
+        made_of = tuple(ref for instance, ref in self.escaped if instance in instances)
+        return self.add("unseen", None, made_of, {}, (tensor,), None, frames)
 
     def ref(self, tensor: Tensor) -> Ref:
         """The step that made a tensor; a leaf is added for one that nothing made, or that was written into."""
         found = self.known.get(id(tensor))
-        if found is not None and found[1] == tensor._version:
+        version = self.version(tensor)
+        if found is not None and found[1] == version:
             return found[0]
         label = self.names.get(id(tensor), "")
         if found is None:
+            if self.unseen and not label and self.here and tensor.numel() > 1:
+                return self.returned(tensor, self.here)
             return self.add("leaf", None, (), {}, (tensor,), None, (), label)
-        by, version = self.changed.get(tensor.untyped_storage().data_ptr(), (Ref(0), -1))
-        if version != tensor._version:  # written by nobody who was watched, such as a loader of Parity's
+        by, last = self.changed.get(tensor.untyped_storage().data_ptr(), (Ref(0), -1))
+        if version != last:  # written by nobody who was watched, such as a loader of Parity's
             return self.add("leaf", None, (), {}, (tensor,), None, (), label)
         return self.add("written", None, (found[0], by), {}, (tensor,), None, self.steps[by.step].frames, label)
 
@@ -179,7 +215,7 @@ class Recorder:
             Step(number, name, function, arguments, keywords, values, spec, frames, modules, label, scope or {})
         )
         for part, result in enumerate(results):
-            self.known[id(result)] = Ref(number, part), result._version
+            self.known[id(result)] = Ref(number, part), self.version(result)
             self.alive.append(result)  # or its identity would recur
         return Ref(number)
 
@@ -196,12 +232,35 @@ class _Tracer(TorchFunctionMode):
         frames = _frames(sys._getframe(1), self.recorder.frames)
         if not frames:
             return func(*args, **kwargs)
+        if in_transform():
+            self.recorder.unseen = True
+            return func(*args, **kwargs)
+        self.recorder.here = frames
         scope = _scope(sys._getframe(1), args, kwargs)
         with torch._C.DisableTorchFunction():
-            arguments, keywords = tree_map(self._referred, (args, kwargs))
+            arguments, keywords = each_value(self._referred, args), each_value(self._referred, kwargs)
         result = func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
             self._write(func, args, kwargs, arguments, keywords, result, frames, scope)
+        return result
+
+    def __enter__(self) -> "_Tracer":
+        self._patch = mock.patch.object(torch, "from_numpy", self._from_numpy)
+        self._patch.start()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        self._patch.stop()
+
+    def _from_numpy(self, array: Any) -> Tensor:
+        """What torch tells modes nothing of."""
+        result = _FROM_NUMPY(array)
+        frames = _frames(sys._getframe(1), self.recorder.frames)
+        if frames and result.numel() > 1:
+            with torch._C.DisableTorchFunction():
+                self.recorder.returned(result, frames)
         return result
 
     def _referred(self, value: Any) -> Any:
@@ -222,13 +281,24 @@ class _Tracer(TorchFunctionMode):
         written = _written_into(name, args, kwargs)
         if written is not None:
             result = written
+        elif name in _LEAVING and args[0].numel() > 1:
+            self.recorder.escape(args[0])
+        elif any(result is given for given in args):
+            return  # a cast to the type it has, say: no value was made
         leaves, spec = tree_flatten(result)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if not tensors or len(tensors) < len(leaves):
             return
-        ref = self.recorder.add(name, func, arguments, keywords, tensors, spec, frames, scope=scope)
+        if name.removeprefix("new_").removesuffix("_like") in _VACANT:  # room for values, none that could be wrong
+            self.recorder.add("leaf", None, (), {}, tensors, spec, frames)
+            return
         if written is not None:
-            self.recorder.changed[written.untyped_storage().data_ptr()] = ref, written._version
+            storage = written.untyped_storage().data_ptr()
+            self.recorder.writes[storage] = self.recorder.writes.get(storage, 0) + 1
+        call, arguments, keywords = lifted(func, arguments, keywords)  # a tape is played without the promoting mode
+        ref = self.recorder.add(name, call, arguments, keywords, tensors, spec, frames, scope=scope)
+        if written is not None:
+            self.recorder.changed[storage] = ref, self.recorder.version(written)
 
 
 def _written_into(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
@@ -363,8 +433,9 @@ class Playing:
         def filled(value: Any) -> Any:
             return self.value(value, step) if isinstance(value, Ref) else value
 
-        arguments, keywords = tree_map(filled, (step.arguments, dict(step.keywords)), is_leaf=_is_ref)
-        return arguments, keywords
+        return tuple(each_value(filled, value) for value in step.arguments), {
+            name: each_value(filled, value) for name, value in step.keywords.items()
+        }
 
     def compute(self, step: Step, *arguments: Any, **keywords: Any) -> tuple[Tensor, ...]:
         """Call a step's function."""
@@ -375,6 +446,8 @@ class Playing:
             result = arguments[0]
         else:
             result = step.function(*arguments, **keywords)
+        if isinstance(result, Tensor):
+            return (result.detach(),)
         leaves, _ = tree_flatten(result)
         return tuple(leaf.detach() for leaf in leaves if isinstance(leaf, Tensor))
 
@@ -393,8 +466,9 @@ def play(
     users: Mapping[Ref, Sequence[int]],
     pins: Pins = Pins(),
     until: int | None = None,
+    most: int | None = None,
 ) -> Playing:
-    """Play a tape with some steps changed. Call it where the tape was recorded: in promoted float64.
+    """Play a tape with some steps changed. Call it with float64 as the default dtype.
 
     Args:
         tape: what was recorded.
@@ -402,6 +476,7 @@ def play(
         users: the steps that take a value, `uses(tape)`.
         pins: values that are handed on as recorded, whatever was made there.
         until: the last step that matters.
+        most: so many steps that come out otherwise are enough.
 
     Raises:
         Exception: whatever torch raises on an edit that does not fit.
@@ -409,12 +484,14 @@ def play(
     playing = Playing(tape, pins)
     waiting = sorted(edits)
     queued = set(waiting)
+    computed = 0
     while waiting:
         number = heapq.heappop(waiting)
-        if until is not None and number > until:
+        if (until is not None and number > until) or (most is not None and computed >= most):
             break
         step = tape.steps[number]
-        before = set(playing.changed)
+        before = {ref for ref in step.refs if ref in playing.changed}
+        computed += 1
         if number in edits:
             values = edits[number](playing, step)
         elif step.function is None:
@@ -430,6 +507,15 @@ def play(
                         queued.add(user)
                         heapq.heappush(waiting, user)
     return playing
+
+
+def each_value(change: Callable[[Any], Any], value: Any) -> Any:
+    """A change made to every value in tuples, lists and dicts."""
+    if type(value) in (tuple, list):
+        return type(value)(each_value(change, item) for item in value)
+    if type(value) is dict:
+        return {name: each_value(change, item) for name, item in value.items()}
+    return change(value)
 
 
 def _written(playing: Playing, step: Step) -> tuple[Tensor, ...]:

@@ -30,7 +30,8 @@ Watch = AbstractContextManager[object] | None
 class Pair:
     """What is compared.
 
-    reference_model and port_model are in float32; `promoted` builds their float64 twins, the port's from promoted_port.
+    dtype is that of the checkpoint and of the plain runs. reference_model is in it already, port_model in float32 until
+    it is known what its parameters hold. `promoted` builds their float64 twins, the port's from promoted_port.
     """
 
     port: Port
@@ -42,9 +43,18 @@ class Pair:
     notes: tuple[str, ...]
     reference_model: nn.Module
     port_model: LoadedPort
+    dtype: torch.dtype = torch.float32
 
 
-def make(target: object, config: Path | None, reference: str | None, small: bool, seed: int, directory: Path) -> Pair:
+def make(
+    target: object,
+    config: Path | None,
+    reference: str | None,
+    small: bool,
+    seed: int,
+    directory: Path,
+    dtype: torch.dtype = torch.float32,
+) -> Pair:
     """Find both sides, write the reference's random weights to `directory` and load them into the port.
 
     Args:
@@ -54,6 +64,7 @@ def make(target: object, config: Path | None, reference: str | None, small: bool
         small: shrink the config first.
         seed: of weights and probe.
         directory: an empty directory for config.json and model.safetensors.
+        dtype: of the weights in the checkpoint.
 
     Raises:
         ParityError: any bad input on the way.
@@ -62,18 +73,18 @@ def make(target: object, config: Path | None, reference: str | None, small: bool
     described, notes = find_reference(port, config, reference)
     both = port, ports.resolve(target, promoted=True)
     if not small:
-        return _on(both, described, probe_length(described.settings), seed, directory, notes)
+        return _on(both, described, probe_length(described.settings), seed, directory, notes, dtype)
 
     strict = shrink(described.config, described.settings)
     faithful = shrink(described.config, described.settings, adversarial=False)
     try:
-        return _on(both, replace(described, config=strict.config), strict.tokens, seed, directory, notes)
+        return _on(both, replace(described, config=strict.config), strict.tokens, seed, directory, notes, dtype)
     except (ConfigRefused, DoesNotFit, ConfigRejected) as error:
         if faithful.config == strict.config:
             raise
         differing = [name for name in strict.config if strict.config[name] != faithful.config.get(name)]
         notes.append(f"{', '.join(differing)} kept as related in the real config; not covered: {_reason(error)}")
-    return _on(both, replace(described, config=faithful.config), faithful.tokens, seed, directory, notes)
+    return _on(both, replace(described, config=faithful.config), faithful.tokens, seed, directory, notes, dtype)
 
 
 def find_reference(port: Port, config: Path | None, reference: str | None) -> tuple[Reference, list[str]]:
@@ -110,7 +121,13 @@ def perturbed(pair: Pair, tensor: str) -> LoadedPort:
 
 
 def _on(
-    both: tuple[Port, Port], reference: Reference, length: int, seed: int, directory: Path, notes: list[str]
+    both: tuple[Port, Port],
+    reference: Reference,
+    length: int,
+    seed: int,
+    directory: Path,
+    notes: list[str],
+    dtype: torch.dtype,
 ) -> Pair:
     """The pair on exactly this config, given the port and its twin imported for float64."""
     port, promoted_port = both
@@ -118,6 +135,8 @@ def _on(
     model = references.build(reference, promoted=False)
     randomise(model, seed, references.input_axes(model))
     try:
+        if dtype != torch.float32:
+            model = references.stored_in(reference, model, directory / "float32", dtype)
         references.save(model, directory, reference.config)
     except OSError as error:
         raise ParityError(
@@ -127,7 +146,8 @@ def _on(
     made = probe.make(reference.settings, length, seed)
     with torch.no_grad(), precision(False):
         ports.logits(port, loaded.model, made.input_ids)
-    return Pair(port, promoted_port, reference, directory, made.input_ids, seed, (*notes, *made.notes), model, loaded)
+    told = (*notes, *made.notes)
+    return Pair(port, promoted_port, reference, directory, made.input_ids, seed, told, model, loaded, dtype)
 
 
 def _reason(error: ParityError) -> str:

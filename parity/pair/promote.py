@@ -5,7 +5,7 @@ tolerance. `model.double()` alone is not enough: norms, rope and softmax cast to
 `TorchFunctionMode` lifts each such cast, while the model is built and while it runs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
@@ -44,17 +44,35 @@ def _lift_result(value: Any) -> Any:
     return value
 
 
+def lifted(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """A call of torch as it is made in double precision."""
+    func = _CASTS.get(func, func)
+    if func in _REINTERPRETING:
+        return func, args, dict(kwargs)
+    keywords = {name: _lift_argument(value) for name, value in kwargs.items()}
+    return func, tuple(_lift_argument(value) for value in args), keywords
+
+
+@contextmanager
+def double() -> Iterator[None]:
+    """Call what was lifted before, without looking at every call again."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
+
+
 class _Promotion(TorchFunctionMode):
     """Lifts every low-precision dtype argument and result to double precision."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        func = _CASTS.get(func, func)
-        kwargs = kwargs or {}
-        if func not in _REINTERPRETING:
-            args = tuple(_lift_argument(value) for value in args)
-            kwargs = {name: _lift_argument(value) for name, value in kwargs.items()}
+        func, args, kwargs = lifted(func, args, kwargs or {})
         return _lift_result(func(*args, **kwargs))
 
 

@@ -92,6 +92,17 @@ def build(reference: Reference, promoted: bool, watch: AbstractContextManager[ob
     return model.double().eval() if promoted else model.float().eval()
 
 
+def stored_in(reference: Reference, model: nn.Module, directory: Path, dtype: torch.dtype) -> nn.Module:
+    """The model as `from_pretrained` gives it in `dtype`, its weights rounded; `directory` is for a file on the way.
+
+    Not what `model.to(dtype)` gives: rotary tables, and what the class keeps in float32, stay as they are.
+    """
+    model.save_pretrained(directory)  # type: ignore[operator]
+    model_class = getattr(transformers, reference.class_name)
+    lowered: nn.Module = model_class.from_pretrained(directory, config=_config_object(reference), dtype=dtype)
+    return lowered.eval()
+
+
 def logits(model: nn.Module, input_ids: Tensor) -> Tensor:
     """`[B, T]` int64 -> logits `[B, T, V]`, without a cache."""
     result: Tensor = model(input_ids=input_ids, use_cache=False).logits

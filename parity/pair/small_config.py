@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 HEADS, KV_HEADS, HEAD_DIM = 8, 2, 24
+_SCALED_HEAD_DIM = 2 * HEAD_DIM  # where rope is scaled by wavelength: frequencies in each part, between its limits too
 
 # Widths by the names that configs give them; None in the config (a derived or absent feature) stays None.
 _WIDTHS = {
@@ -119,17 +120,27 @@ def _heads(known: Mapping[str, Any], adversarial: bool) -> dict[str, Any]:
         if isinstance(known.get(name), int):
             small[name] = _kv_heads(known[name], known[heads_name], adversarial)
     latent = isinstance(known.get("kv_lora_rank"), int)
+    small_head_dim = _SCALED_HEAD_DIM if _scaled_by_wavelength(known) else HEAD_DIM
+    head_dim = known.get("head_dim")
     if latent:
         small["head_dim"] = _WIDTHS["qk_rope_head_dim"]
-    head_dim = known.get("head_dim")
+    elif isinstance(head_dim, int):
+        small["head_dim"] = small_head_dim
     tied_widths = (
         not latent and (head_dim or known[hidden_name] // known[heads_name]) * known[heads_name] == known[hidden_name]
     )
     if (head_dim is None and not latent) or (tied_widths and not adversarial):
-        small[hidden_name] = HEADS * HEAD_DIM
+        small[hidden_name] = HEADS * small_head_dim
     if "head_dim" in small and "head_dim" not in known:
         del small["head_dim"]
     return small
+
+
+def _scaled_by_wavelength(known: Mapping[str, Any]) -> bool:
+    """Whether rope treats short and long wavelengths differently, around a length that the config gives."""
+    rope = known.get("rope_parameters") or known.get("rope_scaling") or {}
+    tables = [rope, *(table for table in rope.values() if isinstance(table, Mapping))]
+    return any(table.get("original_max_position_embeddings") is not None for table in tables)
 
 
 def _kv_heads(kv_heads: int, heads: int, adversarial: bool) -> int:

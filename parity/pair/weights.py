@@ -10,6 +10,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 _SPREAD = 0.3
+_GAIN = 0.4  # of norms as wide as the stream; at one, what blocks add to it grows with depth, and drowns every eps
+_SIZES = 1.0  # spread of the logarithm of tokens' sizes; an eps that is wrong moves tokens of one size alike
 _CORRECTION_SPREAD = 0.03  # a router bias as wide as the scores starves experts
 _MILD_DECAY = -2.0  # log A: the initialiser's strongest decays empty a recurrent state
 
@@ -59,12 +61,13 @@ class Tensors(Mapping[str, Tensor]):
 def randomise(model: nn.Module, seed: int, input_axes: Mapping[str, int]) -> None:
     """Give every parameter and stored buffer a value that hides nothing, in place.
 
-    Matrices keep activations near one, embeddings come out near one, vectors spread around their initial value; no
-    tensor stays constant. Each tensor has a random stream of its own, so a change in one leaves the others as they
-    were.
+    Matrices keep activations near one, embeddings come out near one on average and differ in size from token to token,
+    vectors spread around their initial value, those of norms over the stream around a smaller one; no tensor stays
+    constant. Each tensor has a random stream of its own, so a change in one leaves the others as they were.
     """
     stored = model.state_dict(keep_vars=True)
     owners = dict(model.named_modules())
+    widths = {owner.embedding_dim for owner in owners.values() if isinstance(owner, nn.Embedding)}
     done: set[int] = set()
     for name, tensor in stored.items():
         if tensor.data_ptr() in done or not tensor.is_floating_point():
@@ -74,12 +77,15 @@ def randomise(model: nn.Module, seed: int, input_axes: Mapping[str, int]) -> Non
         noise = torch.randn(tensor.shape, generator=generator)
         owner = owners[name.rpartition(".")[0]]
         if isinstance(owner, nn.Embedding):
+            noise *= torch.exp(_SIZES * torch.randn(tensor.shape[0], 1, generator=generator))
             tensor.copy_(noise)
             tensor.copy_(noise / _output_scale(owner))
         elif tensor.ndim >= 2:
             tensor.copy_(noise / math.sqrt(tensor.shape[input_axes.get(name, -1)]))
         elif "correction_bias" in name or "expert_bias" in name:
             tensor.copy_(noise * _CORRECTION_SPREAD)
+        elif tensor.shape[0] in widths and (ungained := _ungained(owner, tensor)) is not None:
+            tensor.copy_(ungained + _GAIN * (1 + _SPREAD * noise))
         else:
             base = torch.full_like(tensor, _MILD_DECAY) if name.endswith("A_log") else tensor.detach().clone()
             tensor.copy_(base + _SPREAD * noise)
@@ -89,3 +95,25 @@ def _output_scale(embedding: nn.Embedding) -> float:
     """Root mean square of what the embedding hands on, scales of its own included."""
     ids = torch.arange(min(embedding.num_embeddings, 64))
     return float(embedding(ids).float().pow(2).mean().sqrt())
+
+
+def _ungained(owner: nn.Module, weight: Tensor) -> float | None:
+    """The weight at which a norm gives nothing, 0 or -1 as a rule; None for a vector that scales no norm."""
+    given = torch.linspace(-1.0, 2.0, weight.shape[0])[None]
+
+    def gives(value: float, times: float = 1.0) -> Tensor:
+        weight.fill_(value)
+        result: Tensor = (owner(times * given) - owner(-times * given)).float()  # without a bias
+        return result
+
+    was = weight.clone()
+    try:
+        nothing, whole, larger = gives(0.0), gives(1.0), gives(1.0, 2.0)
+    except Exception:  # whatever it is, it is no norm
+        return None
+    finally:
+        weight.copy_(was)
+    slope = whole - nothing
+    if not torch.allclose(whole, larger, rtol=1e-3) or slope.abs().max() < 1e-3:
+        return None
+    return -round(float((nothing * slope).sum() / (slope * slope).sum()), 3)

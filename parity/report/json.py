@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from parity.records import Boundary, Report, Stage
+from parity.records import Boundary, Finding, Report, Stage
 
 SCHEMA = 1
 
@@ -27,10 +27,18 @@ def document(report: Report) -> dict[str, Any]:
         "verdict": report.verdict,
         "stages": [_stage(stage) for stage in report.stages],
         "boundaries": [_boundary(boundary) for boundary in report.boundaries],
-        "findings": [asdict(finding) for finding in report.findings],
+        "findings": [_finding(finding) for finding in report.findings],
         "unmatched": asdict(report.unmatched),
         "coverage": None if report.coverage is None else asdict(report.coverage),
     }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    found = asdict(finding)
+    for name in ("port_source", "reference_source"):
+        if found[name] is not None:
+            del found[name]["context"]
+    return found
 
 
 def _stage(stage: Stage) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from rich.text import Text
 
 from parity.names import fold, numbers
 from parity.records import Boundary, Finding, Report
+from parity.report import code
 
 _HEADLINE = {"pass": ("PASS", "bold green"), "fail": ("FAIL", "bold red"), "incomplete": ("INCOMPLETE", "bold yellow")}
 _MARK = {
@@ -15,18 +16,21 @@ _MARK = {
     "not_compared": ("[--]  ", "yellow"),
 }
 _INHERITED = ("[diff]", "dim")
+_BLIND = 3  # config fields named in the headline
 
 
-def render(report: Report, every: bool = False) -> Iterator[Text]:
+def render(report: Report, every: bool = False, width: int | None = None) -> Iterator[Text]:
     """The report line by line, styled.
 
     Args:
         report: what to tell.
         every: show all boundaries, not only the blocks and what differs by itself.
+        width: of the terminal, so that code can stand side by side; None off a terminal.
     """
     yield _headline(report)
     yield _circumstances(report)
-    yield from _first_look(report)
+    yield from _coverage(report)
+    yield from _first_look(report, width)
     if report.boundaries:
         yield from _table(report, every)
     yield from _not_covered(report)
@@ -40,7 +44,28 @@ def _headline(report: Report) -> Text:
 def _circumstances(report: Report) -> Text:
     versions = report.versions
     made_with = f"transformers {versions.transformers}, torch {versions.torch}"
-    return Text(f"      {made_with}, {report.weights} weights, seed {report.seed}", "dim")
+    return Text(f"      {made_with}, {report.weights} {report.dtype} weights, seed {report.seed}", "dim")
+
+
+def _coverage(report: Report) -> Iterator[Text]:
+    """What a pass is worth: how much of what could go wrong this check is able to notice."""
+    if all(stage.verdict == "not_run" for stage in report.stages if stage.name == "forward"):
+        return
+    found = report.coverage
+    command = f"parity audit {report.port}" + (f" --seed {report.seed}" if report.seed else "")
+    if found is None:
+        text = f"not audited; {command} says what a check on the small config would miss"
+        yield Text(f"      coverage: {text}", "dim")
+        return
+    mutations, fields = found.mutations, found.fields
+    text = f"sees {mutations.caught:,} of {mutations.applicable:,} mutations"
+    text += f", {len(fields.seen)} of {len(fields.seen) + len(fields.blind)} config fields"
+    if fields.blind:
+        more = ", \N{HORIZONTAL ELLIPSIS}" if len(fields.blind) > _BLIND else ""
+        text += f"; blind to {', '.join(fields.blind[:_BLIND])}{more}"
+    whole = mutations.caught == mutations.applicable and not fields.blind
+    text += "" if whole else f" ({command})"
+    yield Text(f"      coverage: {text}", "dim" if whole else "yellow")
 
 
 def _summary(report: Report) -> str:
@@ -49,7 +74,8 @@ def _summary(report: Report) -> str:
         place = first.port_module or first.reference_module or "the model"
         count = len(report.findings)
         return f"{count} finding{'s' * (count > 1)}, first in {place}"
-    compared = [boundary for boundary in report.boundaries if boundary.verdict != "not_compared"]
+    places = [boundary for boundary in report.boundaries if boundary.kind != "tap"]  # taps are details of these
+    compared = [boundary for boundary in places if boundary.verdict != "not_compared"]
     if not compared:
         ran = [stage.name for stage in report.stages if stage.verdict != "not_run"]
         return f"nothing wrong in {' and '.join(ran)}" if ran else "nothing was compared"
@@ -63,38 +89,42 @@ def _summary(report: Report) -> str:
     )
 
 
-def _first_look(report: Report) -> Iterator[Text]:
+def _first_look(report: Report, width: int | None) -> Iterator[Text]:
     if not report.findings:
         return
     yield Text("\nLook first at", "bold")
     for number, finding in enumerate(report.findings, 1):
         yield Text.assemble(f"{number:3d}. ", (finding.title, "bold" if number == 1 else ""))
-        yield from _details(finding)
+        yield from _details(finding, width)
 
 
-def _details(finding: Finding) -> Iterator[Text]:
+def _details(finding: Finding, width: int | None) -> Iterator[Text]:
     rows = [
         ("port", finding.port_module or "(no module of its own)"),
         ("reference", finding.reference_module or "(no counterpart)"),
         ("cause", finding.cause),
     ]
     rows += [("why", explanation.text) for explanation in finding.explanations[:1]]
-    for label, source in (("port line", finding.port_source), ("reference", finding.reference_source)):
-        if source is not None:
-            rows.append((label, f"{source.file}:{source.line}: {source.text}"))
+    yield from map(_row, rows)
+    yield from code.lines(finding, width)
     also = fold(line.removeprefix("also ") for line in finding.evidence if line.startswith("also "))
-    rows += [("evidence", line) for line in finding.evidence if not line.startswith("also ")]
+    rows = [("evidence", line) for line in finding.evidence if not line.startswith("also ")]
     rows += [("also in", name) for name in also]
-    for label, value in rows:
-        yield Text.assemble("       ", (f"{label:<11}", "dim"), value)
+    yield from map(_row, rows)
+
+
+def _row(row: tuple[str, str]) -> Text:
+    label, value = row
+    return Text.assemble("       ", (f"{label:<11}", "dim"), value)
 
 
 def _table(report: Report, every: bool) -> Iterator[Text]:
     shown = [boundary for boundary in report.boundaries if every or _matters(boundary)]
     yield Text("\nBoundaries in the order data flows", "bold")
-    yield Text(
-        "max, mean: absolute, two float32 runs; rel: relative, promoted float64, which the verdict follows", "dim"
-    )
+    plain = f"max, mean: absolute, two {report.dtype} runs"
+    yield Text(f"{plain}; rel: relative, promoted float64, which the verdict follows", "dim")
+    if any(boundary.kind == "tap" for boundary in shown):
+        yield Text("module:name is a value inside a module; its max and mean are from the promoted runs as well", "dim")
     for boundary in shown:
         yield _line(boundary)
     hidden = len(report.boundaries) - len(shown)
@@ -103,8 +133,11 @@ def _table(report: Report, every: bool) -> Iterator[Text]:
 
 
 def _matters(boundary: Boundary) -> bool:
-    """Blocks, the logits, and whatever is wrong by itself or could not be compared."""
-    if (boundary.verdict == "diff" and not boundary.inherited) or boundary.verdict == "not_compared":
+    """Blocks, the logits, and whatever is wrong by itself or could not be compared; of taps what is wrong alone."""
+    wrong = boundary.verdict == "diff" and not boundary.inherited
+    if wrong or boundary.kind == "tap":
+        return wrong
+    if boundary.verdict == "not_compared":
         return True
     inner = bool(numbers(boundary.reference_module.rpartition(".")[0]))
     return boundary.kind == "output" and not inner
@@ -119,7 +152,7 @@ def _line(boundary: Boundary) -> Text:
     text = f"{boundary.name}: {figures}" + (", inherited" if boundary.inherited else "")
     line.append(text, "dim" if boundary.inherited else "")
     if boundary.verdict == "diff" and not boundary.inherited:
-        line.append(f"  <- {boundary.port_module}", "red")
+        line.append(f"  <- {boundary.port_module or '(no module of its own)'}", "red")
     return line
 
 

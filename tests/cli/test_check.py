@@ -49,9 +49,10 @@ def test_fail_in_text(run: Run, root: Path) -> None:
     """The verdict, then what to look at first with both modules, then the boundaries with inherited ones apart."""
     code, out, _ = run("check", root / "fixtures/bugs/final_norm_eps.py", "--small-config")
     assert code == 1
-    verdict, circumstances, _, rest = out.split("\n", 3)
+    verdict, circumstances, coverage, _, rest = out.split("\n", 4)
     assert verdict.startswith("FAIL")
     assert "transformers" in circumstances
+    assert coverage.startswith("      coverage: sees ")
     look, _, table = rest.partition("Boundaries in the order data flows")
     assert look.startswith("Look first at")
     assert "port       norm\n" in look

@@ -111,3 +111,25 @@ def test_padding_is_no_lineage(index: Index) -> None:
 def test_strangers_are_not_recognised(index: Index, stranger: Tensor) -> None:
     """Initial values and anything else."""
     assert index.find(stranger.double()) == ()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_vectors_fused_and_split_in_low_precision(dtype: torch.dtype) -> None:
+    """Many entries share a value there; those that stand together tell which tensor is meant."""
+    generator = torch.Generator().manual_seed(0)
+    biases = {name: (torch.randn(96, generator=generator) * 0.3).to(dtype).double() for name in "qkvo"}
+    index = Index(biases)
+    fused = {holding.tensor: holding for holding in index.find(torch.cat([biases["q"], biases["v"], biases["k"]]))}
+    assert set(fused) == {"q", "k", "v"}
+    assert all(holding.complete for holding in fused.values())
+    assert torch.equal(fused["v"].places[0], torch.arange(96, 192))
+    part = only(index.find(biases["v"][12:24]))
+    assert (part.tensor, part.complete) == ("v", False)
+    assert part.entries.tolist() == list(range(12, 24))
+
+
+def test_a_constant_vector_is_not_held(index: Index) -> None:
+    """One value many times, which low precision has somewhere, is no lineage."""
+    rounded = Index({"norm": torch.tensor([0.5, 1.0, 1.25, 0.75, 1.5]).double()})
+    assert rounded.find(torch.ones(7).double()) == ()
+    assert index.find(torch.ones(7).double()) == ()

@@ -1,6 +1,7 @@
 """The small config hides nothing: real settings, distinct widths, two layers of each kind, no constant tensor."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,36 @@ def test_a_small_config_is_left_as_it_is(configs: Path) -> None:
     twice = shrink(once.config, references.describe(once.config).settings)
     assert twice.config == once.config
     assert twice.tokens == once.tokens
+
+
+def test_norms_over_the_stream_let_through_as_much_whatever_their_weights_mean(configs: Path) -> None:
+    """Gemma's are added to one, others are not; the stream stays near one in the last layer."""
+    for name in ("gemma-3-270m.json", "llama-3.2-1b.json", "gpt2.json"):
+        reference, length = small(json.loads((configs / name).read_text()))
+        model = references.build(reference, promoted=True)
+        randomise(model, 0, references.input_axes(model))
+        sizes: list[float] = []
+        for module in model.modules():
+            if type(module).__name__.endswith("DecoderLayer") or type(module).__name__.endswith("Block"):
+                module.register_forward_hook(lambda _m, _i, out: sizes.append(_size(out)))  # noqa: B023
+        with torch.no_grad(), precision(promoted=True):
+            references.logits(model, probe.make(reference.settings, length, 0).input_ids)
+        assert len(sizes) >= 3
+        assert 0.5 < sizes[-1] < 3
+
+
+def _size(value: Any) -> float:
+    """Root mean square over the tokens that are neither the largest nor the smallest."""
+    value = value[0] if isinstance(value, tuple) else value
+    return float(value.pow(2).mean(-1).sqrt().median())
+
+
+def test_scaled_rope_has_wavelengths_on_each_side_of_its_limits(configs: Path) -> None:
+    """Within a factor of two, so that a limit twice or half as large makes a difference."""
+    reference, _ = small(json.loads((configs / "llama-3.2-1b.json").read_text()))
+    rope, width = reference.settings["rope_parameters"], reference.settings["head_dim"]
+    waves = [2 * math.pi * rope["rope_theta"] ** (2 * n / width) for n in range(width // 2)]
+    for factor in (rope["low_freq_factor"], rope["high_freq_factor"]):
+        limit = rope["original_max_position_embeddings"] / factor
+        assert any(limit / 2 < wave < limit for wave in waves)
+        assert any(limit < wave < limit * 2 for wave in waves)

@@ -1,0 +1,117 @@
+"""Mutations of the config's rope parameters: what the reference's own code makes of other settings.
+
+How frequencies follow from the settings is the reference's business: it is built once more with each other table of
+rope parameters, and its tables are put in the place of the recorded ones.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from parity.errors import ParityError
+from parity.explain.config_mutations import ConfigMutation, config_mutations
+from parity.explain.mutations import Context, Mutation
+from parity.explain.trace import Edit, Playing, Step
+from parity.pair import reference as references
+from parity.pair.reference import Reference
+
+_SCALING = "attention_scaling"  # what transformers' rotary modules multiply cosines and sines by
+
+
+def rope_variants(reference: Reference, model: nn.Module, context: Context) -> tuple[Mutation, ...]:
+    """One mutation for each other value of a rope parameter that the reference accepts, and that changes its tables.
+
+    Args:
+        reference: as described by its config.
+        model: the reference as it was recorded, in promoted float64.
+        context: its recorded run.
+    """
+    own = _tables(model)
+    found = []
+    for change in config_mutations(reference):
+        if "rope" not in change.field:
+            continue
+        other = _built(change)
+        edits = {} if other is None else _edits(context, own, _tables(other), model, other)
+        if edits:
+            found.append(Mutation(_cause(change), change.name, change.text, edits, min(edits), _weight(change)))
+    return tuple(found)
+
+
+def _weight(change: ConfigMutation) -> float:
+    """A number of the config that is another one is likelier than a whole table that is."""
+    return 0.9 if isinstance(change.value, int | float | str) else 0.92
+
+
+def _cause(change: ConfigMutation) -> str:
+    """A factor of one is no scaling at all."""
+    return "rope-scaling-dropped" if change.field.endswith("factor") and change.value == 1 else change.cause
+
+
+def _built(change: ConfigMutation) -> nn.Module | None:
+    try:
+        return references.build(references.describe(change.config), promoted=True)
+    except ParityError:
+        return None
+    except Exception:  # a class that does not validate its config fails anywhere
+        return None
+
+
+def _tables(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that no checkpoint holds."""
+    stored = model.state_dict().keys()
+    return {name: tensor for name, tensor in model.named_buffers() if name not in stored}
+
+
+def _edits(
+    context: Context, own: Mapping[str, Tensor], other: Mapping[str, Tensor], model: nn.Module, changed: nn.Module
+) -> dict[int, Edit]:
+    edits: dict[int, Edit] = {}
+    for name, table in own.items():
+        new = other.get(name)
+        if new is None or new.shape != table.shape or torch.equal(new, table):
+            continue
+        edits |= {number: _instead(new) for number in _made(context, table)}
+    modules = dict(changed.named_modules())
+    for name, module in model.named_modules():
+        for field, value in vars(module).items():
+            new_value = getattr(modules.get(name), field, value)
+            if _SCALING in field and isinstance(value, int | float) and new_value != value:
+                edits |= {number: _by(value, new_value) for number in _scaled(context, name, value)}
+    return edits
+
+
+def _made(context: Context, table: Tensor) -> Iterator[int]:
+    """The last step that gives a table."""
+    for step in reversed(context.tape.steps):
+        value = step.values[0]
+        if value.shape == table.shape and value.dtype == table.dtype and torch.equal(value, table):
+            if step.number in {number for ref in step.refs for number in context.users.get(ref, ())}:
+                continue
+            if any(context.users.get(ref) for ref in step.refs):
+                yield step.number
+                return
+
+
+def _scaled(context: Context, module: str, factor: float) -> Iterator[int]:
+    for step in context.tape.steps:
+        if step.module == module and step.name == "mul" and factor in step.arguments[1:2]:
+            yield step.number
+
+
+def _instead(value: Tensor) -> Edit:
+    def edit(playing: Playing, step: Step) -> tuple[Tensor, ...]:
+        return (value,)
+
+    return edit
+
+
+def _by(old: float, new: float) -> Edit:
+    def edit(playing: Playing, step: Step) -> tuple[Tensor, ...]:
+        arguments, keywords = playing.given(step)
+        swapped: tuple[Any, ...] = (arguments[0], new, *arguments[2:])
+        return playing.compute(step, *swapped, **keywords)
+
+    return edit

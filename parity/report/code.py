@@ -1,0 +1,78 @@
+"""A finding's lines of code with the lines around them: the port's and the reference's, beside or above each other."""
+
+from collections.abc import Iterator
+from itertools import zip_longest
+from textwrap import dedent
+
+from rich.text import Text
+
+from parity.records import Finding, Source
+
+_WIDE = 120  # columns of a terminal from which on both sides fit beside each other
+_INDENT = " " * 7
+_BETWEEN = " | "
+_LABEL = 11
+_HANGING = " " * 11
+_STYLES = ("bold red", "bold green")  # of the arrow: the port's, the reference's
+
+
+def lines(finding: Finding, width: int | None) -> Iterator[Text]:
+    """The port's line and the reference's, whichever are known.
+
+    Args:
+        finding: whose lines to show.
+        width: of the terminal; None off a terminal, where lines are as long as they have to be.
+    """
+    ours, theirs = finding.port_source, finding.reference_source
+    if width is not None and width >= _WIDE and ours is not None and theirs is not None:
+        yield from _beside(ours, theirs, (width - len(_INDENT) - len(_BETWEEN)) // 2)
+        return
+    for label, source, style in zip(("port line", "reference"), (ours, theirs), _STYLES, strict=True):
+        if source is not None:
+            yield Text.assemble(_INDENT, (f"{label:<{_LABEL}}", "dim"), _at(source))
+            for line in _code(source, style):
+                yield Text.assemble(_INDENT, " " * _LABEL, line)
+
+
+def _beside(ours: Source, theirs: Source, column: int) -> Iterator[Text]:
+    left, right = (
+        _wrapped([Text.assemble((f"{label:<{_LABEL}}", "dim"), _at(source)), *_code(source, style)], column)
+        for label, source, style in zip(("port line", "reference"), (ours, theirs), _STYLES, strict=True)
+    )
+    for ours_here, theirs_here in zip_longest(left, right, fillvalue=Text()):
+        padding = " " * (column - ours_here.cell_len)
+        yield Text.assemble(_INDENT, ours_here, padding, (_BETWEEN, "dim"), theirs_here)
+
+
+def _at(source: Source) -> str:
+    return f"{source.file}:{source.line}"
+
+
+def _code(source: Source, style: str) -> list[Text]:
+    """Numbered lines, the one that is meant marked with an arrow."""
+    context = source.context or ((source.line, source.text),)
+    texts = dedent("\n".join(text for _, text in context)).split("\n")
+    width = len(str(context[-1][0]))
+    found = []
+    for (number, _), text in zip(context, texts, strict=True):
+        meant = number == source.line
+        gutter = f"{'>' if meant else ' '} {number:>{width}}{'  ' if text else ''}"
+        found.append(Text.assemble((gutter, style if meant else "dim"), (text, "bold" if meant else "")))
+    return found
+
+
+def _wrapped(rows: list[Text], column: int) -> list[Text]:
+    """Rows cut to a column's width; what does not fit goes on below, further in."""
+    found = []
+    for row in rows:
+        rest, indent = row, ""
+        while rest.cell_len + len(indent) > column:
+            cut = column - len(indent)
+            blank = rest.plain.rfind(" ", cut // 2, cut + 1)
+            cut = blank if blank > 0 else cut
+            found.append(Text.assemble(indent, rest[:cut]))
+            rest, indent = rest[cut:], _HANGING
+            if rest.plain.startswith(" "):
+                rest = rest[1:]
+        found.append(Text.assemble(indent, rest))
+    return found
