@@ -58,8 +58,8 @@ def replaced(text: str, edits: Sequence[Edit]) -> str:
 def touched(before: str, after: str, consumer: str) -> tuple[int, ...]:
     """Numbers of the lines in `after` that are new or changed.
 
-    Lines that were only deleted leave nothing to point at: then it is the line that holds `consumer`, which uses what
-    is no longer computed.
+    What was left out leaves nothing to point at: then it is also the line that holds `consumer`, which uses what is no
+    longer computed.
     """
     old, new = before.splitlines(), after.splitlines()
     found = set()

@@ -52,7 +52,8 @@ CAP_LINE = "return logits if cap is None else torch.tanh(logits / cap) * cap"
 LAYER_NORMS = (INPUT_NORM, POST_ATTENTION_NORM, PRE_MLP_NORM, POST_MLP_NORM)
 
 EMBEDDINGS: tuple[Mutant, ...] = (
-    new("embedding_unscaled", "embed-scale", EMBEDDING, ("ScaledEmbedding(config", "nn.Embedding(config")),
+    new("embedding_unscaled", "embed-scale", EMBEDDING, ("ScaledEmbedding(config", "nn.Embedding(config"),
+        consumer="x = self.embed_tokens(input_ids)"),
     new("embedding_scaled_down", "embed-scale", EMBEDDING, ("self.embedding_dim**0.5", "self.embedding_dim**-0.5")),
     new("embedding_scaled_by_vocabulary", "embed-scale", EMBEDDING,
         ("self.embedding_dim**0.5", "self.num_embeddings**0.5")),
@@ -65,7 +66,8 @@ MASKS = (
     new("window_one_too_short", "window-off-by-one", ATTENTION,
         ("self.config.sliding_window)}", "self.config.sliding_window - 1)}")),
     new("window_forgotten", "window-pattern", ATTENTION,
-        (' "sliding_attention": causal & (distance < self.config.sliding_window)}', ' "sliding_attention": causal}')),
+        (' "sliding_attention": causal & (distance < self.config.sliding_window)}', ' "sliding_attention": causal}'),
+        consumer="x = layer(x, *rotations[kind], visible[kind]"),
     new("window_everywhere", "window-pattern", ATTENTION,
         (VISIBLE, "near = causal & (distance < self.config.sliding_window)\n"
                   '        return {"full_attention": near, "sliding_attention": near}')),
@@ -98,12 +100,14 @@ ROPE = (
     new("factor_forgotten", "rope-scaling-dropped", TURNED,
         (" / rope.factor, persistent", ", persistent"), also=("rope-layer-type",), config=STRETCHED),
     new("rope_scaling_never_read", "rope-scaling-dropped", TURNED,
-        ('settings["factor"] if rope_type == "linear" else 1.0', "1.0"), also=("rope-layer-type",), config=STRETCHED),
+        ('settings["factor"] if rope_type == "linear" else 1.0', "1.0"), also=("rope-layer-type",), config=STRETCHED,
+        consumer="self.inv_freq = nn.Buffer("),
     new("factor_on_all_layers", "rope-layer-type", TURNED,
         ('if kind == "full_attention":', "if True:"), config=STRETCHED),
     new("factor_multiplies", "rope-scaling-details", TURNED, ("/ rope.factor", "* rope.factor"), config=STRETCHED),
     new("factor_on_theta", "rope-scaling-details", TURNED,
-        ("(rope.theta**exponents) / rope.factor", "((rope.theta * rope.factor) ** exponents)"), config=STRETCHED),
+        ("(rope.theta**exponents) / rope.factor", "((rope.theta * rope.factor) ** exponents)"),
+        also=("rope-theta-config",), config=STRETCHED),
     new("global_rope_everywhere", "rope-layer-type", TURNED,
         ("layer(x, *rotations[kind]", 'layer(x, *rotations["full_attention"]')),
     new("local_rope_everywhere", "rope-layer-type", TURNED,
@@ -134,8 +138,9 @@ HEADS = (
     new("values_split_wrong", "split-layout", ATTENTION, s.VALUES_SPLIT_WRONG),
     new("merged_without_transpose", "split-layout", ATTENTION, *s.MERGED_WITHOUT_TRANSPOSE),
     new("features_before_heads", "split-layout", ATTENTION, s.FEATURES_BEFORE_HEADS),
-    new("no_q_norm", "qknorm-missing-or-width", (Q_NORM, ATTENTION), s.NO_Q_NORM),
-    new("no_q_or_k_norm", "qknorm-missing-or-width", (QK_NORM, ATTENTION), s.NO_Q_NORM, s.NO_K_NORM),
+    new("no_q_norm", "qknorm-missing-or-width", (Q_NORM, ATTENTION), s.NO_Q_NORM, consumer=s.ROTATED),
+    new("no_q_or_k_norm", "qknorm-missing-or-width", (QK_NORM, ATTENTION), s.NO_Q_NORM, s.NO_K_NORM,
+        consumer=s.ROTATED),
     new("q_norm_over_all_heads", "qknorm-missing-or-width", (Q_NORM, ATTENTION),
         (SKETCH, "q = self.q_proj(x)\n"
                  "        q = q * torch.rsqrt(q.pow(2).mean(-1, keepdim=True) + self.q_norm.eps)\n"
@@ -189,7 +194,8 @@ LAYERS = (
         (ADD_MLP, "return self.post_mlp_norm(self.mlp(self.pre_mlp_norm(x)))")),
     new("last_layer_left_out", "layer-wiring", (LAYER, INPUT_NORM),
         ("zip(self.config.layer_types, self.layers, strict=True)",
-         "zip(self.config.layer_types[:-1], self.layers, strict=False)")),
+         "zip(self.config.layer_types[:-1], self.layers, strict=False)"),
+        consumer="logits = self.lm_head(self.norm(x))"),
     new("all_layers_are_one", "layer-wiring", ("model.layers.*",),
         (s.ONE_LAYER_SHARED_OLD, "nn.ModuleList([DecoderLayer(config)] * len(config.layer_types))"),
         also=("weights-misplaced", "weights-silently-missing")),

@@ -93,7 +93,7 @@ LAYERS = (
     new("attention_without_residual", "residual-topology", GPT2_LAYER, (ATTEND, ATTEND.replace("x = x + ", "x = "))),
     new("no_final_norm", "final-norm", GPT2_FINAL_NORM, s.NO_FINAL_NORM),
     new("last_layer_left_out", "layer-wiring", (GPT2_LAYER, FIRST_NORM),
-        ("enumerate(self.layers)", "enumerate(self.layers[:-1])")),
+        ("enumerate(self.layers)", "enumerate(self.layers[:-1])"), consumer=s.HEAD_CALLED),
     new("all_layers_are_one", "layer-wiring", ("transformer.h.*",),
         ("nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))",
          "nn.ModuleList([DecoderLayer(config, 0)] * config.num_hidden_layers)"),

@@ -18,7 +18,7 @@ class Mutant:
         cause: the code that a finding should carry.
         guilty: globs on the reference's module, any of which is the right place.
         also_causes: codes that name the same fault just as well.
-        consumer: where lines are only deleted, text of the line that uses what they computed.
+        consumer: where something is left out, text of the line that uses what it would have computed.
         config: the name of a config fixture, or fields that differ from the port's default one.
     """
 

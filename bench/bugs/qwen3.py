@@ -36,8 +36,9 @@ TURNED = (ROTARY, ATTENTION)
 THETA = 'return settings.get("rope_theta", hf.get("rope_theta", 10_000.0))'
 
 ATTENTION_BUGS: tuple[Mutant, ...] = (
-    new("no_k_norm", "qknorm-missing-or-width", (K_NORM, ATTENTION), s.NO_K_NORM),
-    new("no_q_or_k_norm", "qknorm-missing-or-width", (QK_NORM, ATTENTION), s.NO_Q_NORM, s.NO_K_NORM),
+    new("no_k_norm", "qknorm-missing-or-width", (K_NORM, ATTENTION), s.NO_K_NORM, consumer=s.ROTATED),
+    new("no_q_or_k_norm", "qknorm-missing-or-width", (QK_NORM, ATTENTION), s.NO_Q_NORM, s.NO_K_NORM,
+        consumer=s.ROTATED),
     new("k_norm_over_all_heads", "qknorm-missing-or-width", (K_NORM, ATTENTION),
         (s.K_LINE, "        k = self.k_proj(x)\n"
                    "        k = k * torch.rsqrt(k.pow(2).mean(-1, keepdim=True) + self.k_norm.eps)\n"

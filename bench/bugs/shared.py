@@ -28,6 +28,7 @@ HEAD_AS_POSITION: Edit = (
 )
 KEYS_TWICE: Edit = ("rotate(k, cos, sin)", "rotate(rotate(k, cos, sin), cos, sin)")
 KEYS_ONE_AHEAD: Edit = ("rotate(k, cos, sin)", "rotate(k, cos.roll(-1, 1), sin.roll(-1, 1))")
+UNSCALED = "inv_freq = 1.0 / (rope.theta**exponents)"  # what a scaling is to be applied to
 EXPONENT_OF_HALF: Edit = (
     "torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim",
     "torch.arange(0, head_dim, 2, dtype=torch.float32) / (head_dim // 2)",
@@ -87,11 +88,13 @@ NO_EPS: Edit = (
     "torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)",
     "torch.rsqrt(x32.pow(2).mean(-1, keepdim=True))",
 )
+HEAD_CALLED = "return self.lm_head(self.norm(x))"  # takes what the last layer gives
 NO_FINAL_NORM: Edit = ("self.lm_head(self.norm(x))", "self.lm_head(x)")
 
 # Queries and keys: norms around the rotation.
 Q_LINE = "        q = self.q_norm(self.q_proj(x).view(heads).transpose(1, 2))\n"
 K_LINE = "        k = self.k_norm(self.k_proj(x).view(heads).transpose(1, 2))\n"
+ROTATED = "q, k = rotate(q, cos, sin), rotate(k, cos, sin)"  # takes what the norms give
 NO_Q_NORM: Edit = (Q_LINE, "        q = self.q_proj(x).view(heads).transpose(1, 2)\n")
 NO_K_NORM: Edit = (K_LINE, "        k = self.k_proj(x).view(heads).transpose(1, 2)\n")
 NORMS_AFTER_ROPE: tuple[Edit, ...] = (

@@ -38,6 +38,7 @@ _HORIZON = 40  # operations after a change that are looked at, where what comes 
 _EQUAL = 1e-14
 _HUGE = 1e12
 _PAIRED = 24
+_TELLING = 256  # elements from which on equal moments are no accident
 _LIFTED = 6
 _TOLD = 3
 
@@ -197,8 +198,8 @@ class _Wanted:
                 whole.setdefault(value.numel(), []).append(ref)
         return cls(tables, masks, whole, room, values)
 
-    def found(self, changed: Mapping[Ref, Tensor]) -> tuple[Ref, ...]:
-        """Those that are among the changed values."""
+    def found(self, changed: Mapping[Ref, Tensor], loosely: bool = False) -> tuple[Ref, ...]:
+        """Those that are among the changed values; loosely, also those that are in some other order."""
         found: set[Ref] = set()
         for value in changed.values():
             if value.dtype == torch.bool or (value.ndim > 2 and value.shape[-1] == value.shape[-2] and self.masks):
@@ -212,7 +213,8 @@ class _Wanted:
                     continue
                 key = key_of(value)
                 near = [ref for other, ref in self.tables[value.numel()] if key is not None and key.near(other)]
-                found |= {ref for ref in near if same(self.room.tapes.port.value(ref), value)}
+                wide = loosely and value.numel() >= _TELLING
+                found |= {ref for ref in near if wide or same(self.room.tapes.port.value(ref), value)}
             elif value.numel() in self.whole and not value.is_floating_point():
                 found |= {ref for ref in self.whole[value.numel()] if same(self.room.tapes.port.value(ref), value)}
         return tuple(sorted(found))
@@ -377,7 +379,7 @@ def _told(room: Room, endpoint: Endpoint, found: Sequence[tuple[Mutation, Playin
     ranked = sorted(found, key=lambda each: each[0].weight)
     playing = ranked[0][1]
     made_of = _Wanted.of(room, backward(room.tapes.port, room.port_refs(endpoint), lambda ref, _: False), values)
-    explained = made_of.found(playing.changed)
+    explained = made_of.found(playing.changed, loosely=True)
     sites = {ref: value for ref, value in playing.changed.items() if ref.step in ranked[0][0].edits}
     mutations = tuple({each.text: each for each, _ in reversed(ranked)}.values())[::-1]
     return Fault(mutations, room.residual(endpoint, playing), explained, made_of.found(sites))

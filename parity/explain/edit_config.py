@@ -5,6 +5,7 @@ rope parameters, and its tables are put in the place of the recorded ones.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,15 +29,18 @@ def rope_variants(reference: Reference, model: nn.Module, context: Context) -> t
         model: the reference as it was recorded, in promoted float64.
         context: its recorded run.
     """
-    own = _tables(model)
+    holding = {name: module for name, module in model.named_modules() if _tables(model, name)}
     found = []
     for change in config_mutations(reference):
         if "rope" not in change.field:
             continue
-        other = _built(change)
-        edits = {} if other is None else _edits(context, own, _tables(other), model, other)
+        edits = _edits(context, holding, replace(reference, config=change.config))
         if edits:
-            found.append(Mutation(_cause(change), change.name, change.text, edits, min(edits), _weight(change)))
+            was, value = (float(each) if isinstance(each, int | float) else None for each in (change.was, change.value))
+            weight, site = _weight(change), _written(context, min(edits))
+            found.append(
+                Mutation(_cause(change), change.name, change.text, edits, site, weight, number=was, instead=value)
+            )
     return tuple(found)
 
 
@@ -50,37 +54,40 @@ def _cause(change: ConfigMutation) -> str:
     return "rope-scaling-dropped" if change.field.endswith("factor") and change.value == 1 else change.cause
 
 
-def _built(change: ConfigMutation) -> nn.Module | None:
-    try:
-        return references.build(references.describe(change.config), promoted=True)
-    except ParityError:
-        return None
-    except Exception:  # a class that does not validate its config fails anywhere
-        return None
-
-
-def _tables(model: nn.Module) -> dict[str, Tensor]:
-    """Buffers that no checkpoint holds."""
+def _tables(model: nn.Module, name: str) -> dict[str, Tensor]:
+    """A module's own buffers that no checkpoint holds."""
     stored = model.state_dict().keys()
-    return {name: tensor for name, tensor in model.named_buffers() if name not in stored}
+    own = model.get_submodule(name).named_buffers(recurse=False)
+    return {buffer: tensor for buffer, tensor in own if (f"{name}.{buffer}" if name else buffer) not in stored}
 
 
-def _edits(
-    context: Context, own: Mapping[str, Tensor], other: Mapping[str, Tensor], model: nn.Module, changed: nn.Module
-) -> dict[int, Edit]:
+def _edits(context: Context, holding: Mapping[str, nn.Module], changed: Reference) -> dict[int, Edit]:
     edits: dict[int, Edit] = {}
-    for name, table in own.items():
-        new = other.get(name)
-        if new is None or new.shape != table.shape or torch.equal(new, table):
+    for name, module in holding.items():
+        try:
+            other = references.rebuilt(changed, module)
+        except ParityError:
             continue
-        edits |= {number: _instead(new) for number in _made(context, table)}
-    modules = dict(changed.named_modules())
-    for name, module in model.named_modules():
+        tables = dict(other.named_buffers(recurse=False))
+        for buffer, table in module.named_buffers(recurse=False):
+            new = tables.get(buffer)
+            if new is not None and new.shape == table.shape and not torch.equal(new, table):
+                edits |= {number: _instead(new) for number in _made(context, table)}
         for field, value in vars(module).items():
-            new_value = getattr(modules.get(name), field, value)
+            new_value = getattr(other, field, value)
             if _SCALING in field and isinstance(value, int | float) and new_value != value:
                 edits |= {number: _by(value, new_value) for number in _scaled(context, name, value)}
     return edits
+
+
+def _written(context: Context, number: int) -> int:
+    """The first step that gives what a step hands on: where the reference works it out."""
+    value = context.tape.steps[number].values[0]
+    for step in context.tape.steps[:number]:
+        own = step.values[0]
+        if step.frames and own.shape == value.shape and own.dtype == value.dtype and torch.equal(own, value):
+            return step.number
+    return number
 
 
 def _made(context: Context, table: Tensor) -> Iterator[int]:

@@ -176,10 +176,12 @@ def _rope_cause(context: Context, step: Step, value: float, other: float, field:
         return "rope-theta-config"
     if "arange" in step.name or (step.name in ("div", "truediv") and value in _widths(context)):
         return "partial-rotary"
-    if step.name == "__rtruediv__" and other and 1 / other in _factors(context):
+    if step.name == "__rtruediv__" and other not in (0, 1) and 1 / other in _factors(context):
         return "rope-layer-type"
     if "factor" in field or name in ("div", "mul", "truediv", "__rtruediv__"):
-        return "rope-scaling-dropped" if other == 1 else "rope-scaling-details"
+        alone = sum(value in other_step.arguments for other_step in context.tape.steps) == 1
+        whole = value in _factors(context) and alone
+        return "rope-scaling-dropped" if other == 1 and whole else "rope-scaling-details"
     return "rope-scaling-details"
 
 

@@ -56,6 +56,8 @@ def propose(context: Context, step: Step) -> Iterator[Mutation]:  # noqa: PLR091
     if name == "add":
         yield from _masks(context, step)
         yield from _scaled_operand(context, step)
+    if name in ("rsub", "__rsub__"):
+        yield from _blend(context, step)
     if name in _UNARY:
         yield _of(context, step, f"{name} left out", f"{name.rpartition('.')[2]} is left out", _first_input, 1.0)
     if name in _ACTIVATION_STEPS:
@@ -271,6 +273,22 @@ def _scaled_embedding(context: Context, step: Step) -> Iterator[Mutation]:
 
         text = f"embeddings were {words}"
         yield _of(context, step, f"times {factor:g}", text, change, 1.0, "embed-scale")
+
+
+def _blend(context: Context, step: Step) -> Iterator[Mutation]:
+    """Two values mixed as (1 - share) of one and share of the other, with the shares exchanged."""
+    shares = [ref for ref in step.inputs if context.tape.value(ref).is_floating_point()]
+    if len(shares) != 1 or (1 not in step.arguments and 1.0 not in step.arguments):
+        return
+    share = shares[0]
+
+    def reversed_(playing: Playing, made: Step) -> tuple[Tensor, ...]:
+        values = list(made.values)
+        values[share.part] = 1.0 - values[share.part]
+        return tuple(values)
+
+    text = "behaves as if the shares of a blend were exchanged"
+    yield Mutation(_cause(context, step, "blend"), "blend reversed", text, {share.step: reversed_}, step.number)
 
 
 def _scaled_operand(context: Context, step: Step) -> Iterator[Mutation]:

@@ -24,6 +24,7 @@ from parity.explain.trace import Frame, Ref, Step, Tape, TooLarge, backward
 from parity.pair.pair import Pair
 from parity.records import Finding, Source
 
+_NEAR = 8  # steps
 _MOST_PLACES = 8  # of the first, in the order data flows; what comes after follows from these more often than not
 _BELONGS_ELSEWHERE = (Role.mask, Role.window)
 _TOO_LARGE = "lines and causes were not looked for: the run is too large to be traced; add --small-config"
@@ -204,14 +205,30 @@ class _Desk:
         return ""
 
     def _line(self, endpoint: Endpoint, found: Diagnosis, fault: Fault) -> Source | None:
+        residual = self.room.context.place(self.room.tapes.reference.steps[fault.first.site]).role == Role.layer
+        if fault.first.omits and residual and endpoint.kind == "input" and self._is_bare(endpoint, fault):
+            return self._calling(endpoint)
         if fault.first.omits and found.solved:
             left = self._left_out(fault)
             if left is not None:
                 return left
         if fault.first.moves and endpoint.kind == "input" and self._at(endpoint, fault):
             return self._calling(endpoint)
+        if fault.first.name.startswith("rope table") and (table := self._reordered(found)) is not None:
+            return self._source(table, None)
         step = self._culprit(found, fault)
         return self._calling(endpoint) if step is None else self._source(step, fault)
+
+    def _is_bare(self, endpoint: Endpoint, fault: Fault) -> bool:
+        """Whether the very value that something was left out on is what a module is given."""
+        return bool(set(self.room.port_refs(endpoint)) & set(fault.bare))
+
+    def _reordered(self, found: Diagnosis) -> Step | None:
+        """The first step that gives a value of the reference's in another order."""
+        tape = self.room.tapes.port
+        refs = [ref for ref in found.suspicion.strict if tape.value(ref).is_floating_point()]
+        first = next((ref for ref in refs if tape.steps[ref.step].frames), None)
+        return tape.steps[first.step] if first is not None else None
 
     def _at(self, endpoint: Endpoint, fault: Fault) -> bool:
         """Whether a mutation changes nothing but what the module at a place is given."""
@@ -258,7 +275,11 @@ class _Desk:
     def _where_handed(self, step: Step, frames: Sequence[Frame]) -> Frame:
         """The line of the function in which a value was at hand, and from which it was given to where it is used."""
         tape = self.room.tapes.port
-        made = {frame.instance for ref in step.inputs for frame in self.code.frames(tape.steps[ref.step])}
+        made = {
+            frame.instance
+            for ref in step.inputs
+            for frame in self.code.frames(tape.steps[ref.step]) or self._made_under(ref, "")
+        }
         return next((frame for frame in frames if frame.instance in made), frames[0])
 
     def _in_a_loop(self, step: Step, chain: Sequence[tuple[object, ...]], outer: Frame, level: int) -> bool:
@@ -311,7 +332,14 @@ class _Desk:
         given = [ref for ref in (first, *before) if self._is_given(tape.steps[ref.step], fault.first.instead)]
         if given:
             return tape.steps[min(given).step]
-        leading = [ref for ref in found.suspicion.likely if ref in before and ref < first]
+        here = self.code.frames(tape.steps[first.step])[:1]
+        leading = [
+            ref
+            for ref in found.suspicion.likely
+            if ref in before and ref < first
+            if first.step - ref.step <= _NEAR
+            or {frame.instance for frame in self.code.frames(tape.steps[ref.step])} & {each.instance for each in here}
+        ]
         return tape.steps[(leading or [first])[0].step]
 
     def _is_given(self, step: Step, number: float | None) -> bool:
@@ -328,7 +356,8 @@ class _Desk:
             moved = is_layout(tape.steps[at.step].name)
             for other in tape.steps[at.step].inputs:
                 layout = is_layout(tape.steps[other.step].name)
-                if other in explained and (layout or moved) and tape.steps[other.step].frames:
+                loaded = tape.steps[other.step].name == "copy_"
+                if other in explained and (layout or moved) and not loaded and tape.steps[other.step].frames:
                     first = min(first, other)
                     if layout:
                         waiting.append(other)

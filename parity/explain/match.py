@@ -100,13 +100,15 @@ def _seen(value: Tensor) -> Tensor:
 
 
 def same(value: Tensor, other: Tensor, tolerance: float = PROMOTED_NOISE) -> bool:
-    """Whether two values are equal up to layout; masked scores count as equal."""
+    """Whether two values are equal up to layout; what is masked is so on both sides."""
     if value.numel() != other.numel() or value.is_complex() != other.is_complex():
         return False
     if not (value.is_floating_point() or value.is_complex()):
         return bool(torch.equal(value.reshape(-1), other.reshape(-1)))
     value, other = value.detach(), other.detach()
     if value.is_floating_point() and other.is_floating_point():
+        if not _hide_alike(value, other):
+            return False
         value, other = (each.where(each > _HIDDEN, 0.0) for each in (value, other))
     if value.shape == other.shape or value.is_complex() or value.numel() > _LARGE:
         return value.shape == other.shape and _close(value, other, tolerance)
@@ -114,6 +116,12 @@ def same(value: Tensor, other: Tensor, tolerance: float = PROMOTED_NOISE) -> boo
         return True
     found = best_layout(value, other)
     return found is not None and found[1] <= tolerance
+
+
+def _hide_alike(value: Tensor, other: Tensor) -> bool:
+    """Whether two values have the same entries masked, or as many where their shapes do not tell which."""
+    ours, theirs = value <= _HIDDEN, other <= _HIDDEN
+    return bool(torch.equal(ours, theirs)) if ours.shape == theirs.shape else int(ours.sum()) == int(theirs.sum())
 
 
 def _nested(first: torch.Size, second: torch.Size) -> bool:

@@ -211,10 +211,12 @@ def joined(context: Context, proposals: Sequence[Mutation]) -> list[Mutation]:
         step = context.tape.steps[mutation.site]
         line = (step.frames[0].file, step.frames[0].line) if step.frames else ()
         alike.setdefault((mutation.name, mutation.cause, line), []).append(mutation)
-    fields: dict[tuple[str, str], list[Mutation]] = {}
+    fields: dict[tuple[Any, ...], list[Mutation]] = {}
     for mutation in proposals:
-        if mutation.number is not None and "`" in mutation.text:
-            fields.setdefault((mutation.cause, mutation.text), []).append(mutation)
+        if mutation.number is not None:
+            call = context.tape.steps[mutation.site].modules[:1]
+            named = (mutation.text,) if "`" in mutation.text else (mutation.name, call)
+            fields.setdefault((mutation.cause, *named), []).append(mutation)
     groups = [*fields.values(), *alike.values()]
     several = [together(group) for group in groups if len(group) > 1]
     return [*several, *proposals]

@@ -92,6 +92,23 @@ def build(reference: Reference, promoted: bool, watch: AbstractContextManager[ob
     return model.double().eval() if promoted else model.float().eval()
 
 
+def rebuilt(reference: Reference, module: nn.Module) -> nn.Module:
+    """One module of the reference, in promoted float64, made on its own as the model makes it from a config.
+
+    Raises:
+        ParityError: the class rejects the config, or is not made from a config alone.
+    """
+    config = _config_object(reference)
+    try:
+        with precision(True):
+            made: nn.Module = type(module)(config)
+    except Exception as error:  # a class that does not validate its config fails anywhere
+        raise ConfigRejected(
+            f"{type(module).__name__} rejects the config: {error}", "Mend the value in the config."
+        ) from error
+    return made.double().eval()
+
+
 def stored_in(reference: Reference, model: nn.Module, directory: Path, dtype: torch.dtype) -> nn.Module:
     """The model as `from_pretrained` gives it in `dtype`, its weights rounded; `directory` is for a file on the way.
 
