@@ -207,6 +207,7 @@ OUTSIDE = (
         ("self.mlp(self.pre_mlp_norm(x))", "self.mlp(self.pre_mlp_norm(x).to(self.dtype))"),
         ("        self.mlp = MLP(config)\n", "        self.mlp = MLP(config)\n\n    @property\n"
          "    def dtype(self) -> torch.dtype:\n        return self.mlp.down_proj.weight.dtype\n"),
+        ("self.rotary(x, positions)", "self.rotary(x.to(self.lm_head.weight.dtype), positions)"),
         (LOGITS, "return self.lm_head(self.norm(x).to(self.lm_head.weight.dtype))")),
     qwen3("last_position_only", (LOGITS, "return self.lm_head(self.norm(x[:, -1:]))")),
     llama3("tuple_of_logits", (LOGITS, "return self.lm_head(self.norm(x)), cache")),

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from parity.explain.edit_operations import ACTIVATIONS
 from parity.explain.mutations import Context, Mutation, Region, again
+from parity.explain.play import Playing
 from parity.explain.roles import Role
-from parity.explain.trace import Playing, Ref, Step
+from parity.explain.trace import Ref, Step
 from parity.names import numbers, template
 
 _MOST_INPUTS = 10

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from parity.errors import ParityError
 from parity.explain.config_mutations import ConfigMutation, config_mutations
 from parity.explain.mutations import Context, Mutation
-from parity.explain.trace import Edit, Playing, Step
+from parity.explain.play import Edit, Playing
+from parity.explain.trace import Step
 from parity.pair import reference as references
 from parity.pair.reference import Reference
 

@@ -7,8 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from parity.explain.mutations import Context, Mutation
+from parity.explain.play import Edit, Playing
 from parity.explain.roles import Role
-from parity.explain.trace import Edit, Playing, Ref, Step
+from parity.explain.trace import Ref, Step
 
 _ARITHMETIC = {
     "mul", "add", "sub", "div", "truediv", "true_divide", "pow", "rsub", "gt", "ge", "lt", "le", "eq", "ne",

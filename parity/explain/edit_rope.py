@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from parity.explain.mutations import Context, Mutation, Region, again
+from parity.explain.play import Edit, Playing
 from parity.explain.roles import _FUNCTIONS, Role
-from parity.explain.trace import Edit, Playing, Ref, Step
+from parity.explain.trace import Ref, Step
 
 Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]
 

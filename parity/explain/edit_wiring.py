@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from parity.explain.mutations import Context, Mutation
+from parity.explain.play import Edit, Playing
 from parity.explain.roles import Role
-from parity.explain.trace import Edit, Playing, Ref, Step, each_value
+from parity.explain.trace import Ref, Step, each_value
 from parity.names import numbers, template
 
 

@@ -3,28 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-from functools import cached_property
-
-from torch import nn
 
 from parity.compare.capture import LOGITS, Endpoint
 from parity.compare.sides import parents
 from parity.compare.stages import Forward, Sides
-from parity.explain.diagnose import Diagnosis, Fault, Room, diagnose, explanations
+from parity.explain.diagnose import Diagnosis, Fault, diagnose, explanations
 from parity.explain.findings import Located
+from parity.explain.lines import Lines
 from parity.explain.loader import loader_line
 from parity.explain.locate import Code, Values, source_at
-from parity.explain.match import is_layout, is_neutral, same
 from parity.explain.mutations import Context
-from parity.explain.provenance import Use, assigned_at, built_at, origin, returned_at
+from parity.explain.provenance import assigned_at
 from parity.explain.record import tapes
 from parity.explain.roles import Role
+from parity.explain.room import Room
 from parity.explain.taps import Tap, taps
-from parity.explain.trace import Frame, Ref, Step, Tape, TooLarge, backward
+from parity.explain.trace import Tape, TooLarge
 from parity.pair.pair import Pair
 from parity.records import Finding, Source
 
-_NEAR = 8  # steps
 _MOST_PLACES = 8  # of the first, in the order data flows; what comes after follows from these more often than not
 _BELONGS_ELSEWHERE = (Role.mask, Role.window)
 _TOO_LARGE = "lines and causes were not looked for: the run is too large to be traced; add --small-config"
@@ -49,7 +46,8 @@ def explain(pair: Pair, sides: Sides, measured: Forward, located: Sequence[Locat
         return Explained(tuple(told))
     context = Context.of(recorded.reference, sides.reference.model, pair.reference.settings)
     room = Room.of(pair.reference, sides, measured, recorded, context)
-    desk = _Desk(pair, room, Values.of(recorded), Code(recorded.own_code))
+    values, code = Values.of(recorded), Code(recorded.own_code)
+    desk = _Desk(pair, room, values, code, Lines(room, values, code))
     found: list[Finding] = []
     for place, each in enumerate(located):
         if each.called:
@@ -103,6 +101,7 @@ class _Desk:
     room: Room
     values: Values
     code: Code
+    lines: Lines
 
     def tied(self, finding: Finding) -> Source | None:
         """Where the port gives its head a matrix; where it never does, where it calls the head."""
@@ -129,9 +128,9 @@ class _Desk:
         return told
 
     def _unexplained(self, finding: Finding, endpoint: Endpoint, found: Diagnosis) -> Finding:
-        step = self._suspect(found)
-        source = self._source(step, None) if step else self._calling(endpoint)
-        reference = self._reference_suspect(endpoint)
+        step = self.lines.suspect(found)
+        source = self.lines.source(step, None) if step else self.lines.calling(endpoint)
+        reference = self.lines.reference_suspect(endpoint)
         return replace(finding, port_source=source, reference_source=reference)
 
     def _explained(self, finding: Finding, endpoint: Endpoint, found: Diagnosis, fault: Fault) -> Finding:
@@ -150,7 +149,7 @@ class _Desk:
             cause="weights-misplaced" if crossed and mutation.cause != "gate-up-order" else mutation.cause,
             reference_module=module,
             port_module=port_module,
-            port_source=crossed or self._line(endpoint, found, fault),
+            port_source=crossed or self.lines.of(endpoint, found, fault),
             reference_source=Code(()).source(site),
             explanations=explanations(fault, residual) if found.solved else (),
             evidence=(*finding.evidence, *(() if found.solved else (mutation.text,))),
@@ -203,285 +202,3 @@ class _Desk:
                 seen |= set(fresh)
                 waiting += fresh
         return ""
-
-    def _line(self, endpoint: Endpoint, found: Diagnosis, fault: Fault) -> Source | None:
-        residual = self.room.context.place(self.room.tapes.reference.steps[fault.first.site]).role == Role.layer
-        if fault.first.omits and residual and endpoint.kind == "input" and self._is_bare(endpoint, fault):
-            return self._calling(endpoint)
-        if fault.first.omits and found.solved:
-            left = self._left_out(fault)
-            if left is not None:
-                return left
-        if fault.first.moves and endpoint.kind == "input" and self._at(endpoint, fault):
-            return self._calling(endpoint)
-        if fault.first.name.startswith("rope table") and (table := self._reordered(found)) is not None:
-            return self._source(table, None)
-        step = self._culprit(found, fault)
-        return self._calling(endpoint) if step is None else self._source(step, fault)
-
-    def _is_bare(self, endpoint: Endpoint, fault: Fault) -> bool:
-        """Whether the very value that something was left out on is what a module is given."""
-        return bool(set(self.room.port_refs(endpoint)) & set(fault.bare))
-
-    def _reordered(self, found: Diagnosis) -> Step | None:
-        """The first step that gives a value of the reference's in another order."""
-        tape = self.room.tapes.port
-        refs = [ref for ref in found.suspicion.strict if tape.value(ref).is_floating_point()]
-        first = next((ref for ref in refs if tape.steps[ref.step].frames), None)
-        return tape.steps[first.step] if first is not None else None
-
-    def _at(self, endpoint: Endpoint, fault: Fault) -> bool:
-        """Whether a mutation changes nothing but what the module at a place is given."""
-        return set(fault.first.edits) <= {ref.step for ref in self.room.targets(endpoint)}
-
-    def _source(self, step: Step, fault: Fault | None) -> Source | None:
-        """The line of a step, or of the call that led to it where the step's own line is right elsewhere."""
-        frames = self.code.frames(step)
-        if not frames:
-            return None
-        if fault is not None and (line := self._origin(step, frames[0], fault)) != frames[0].line:
-            return source_at(frames[0].file, line)
-        frame = self._outward(step, frames, fault is None or fault.first.moves)
-        if frame is not frames[0]:
-            return source_at(frame.file, frame.line)
-        built = None if fault is not None and fault.first.moves else self._built(step, frame)
-        if built is not None:
-            return built
-        return source_at(frame.file, frame.line)
-
-    def _outward(self, step: Step, frames: Sequence[Frame], moves: bool) -> Frame:
-        """The innermost frame whose line is wrong wherever it ran: code that is right elsewhere was called wrongly.
-
-        Unless it is one line of one run that called it rightly and wrongly, as a loop does: then what is wrong is
-        inside, on what this line hands on in some of its rounds. Only of values that moved may the line be to blame.
-        """
-        if all(self.values.relation(ref) == "same" for ref in step.refs):
-            # Right by its values, it says nothing of the calls that are alike; one that moved came from somewhere.
-            return self._where_handed(step, frames) if moves else frames[0]
-        chain = [(frame.code, frame.at) for frame in frames]
-        for level, frame in enumerate(frames):
-            alike = [
-                other
-                for other, others in self.chains.get((step.name, *chain[: level + 1]), ())
-                if frame.instance not in others and self.values.judged(other)
-            ]
-            right = any(all(self.values.relation(ref) == "same" for ref in other.refs) for other in alike)
-            if not right or level == len(frames) - 1:
-                return frame
-            if not moves and self._in_a_loop(step, chain, frames[level + 1], level + 1):
-                return frame
-        return frames[-1]
-
-    def _where_handed(self, step: Step, frames: Sequence[Frame]) -> Frame:
-        """The line of the function in which a value was at hand, and from which it was given to where it is used."""
-        tape = self.room.tapes.port
-        made = {
-            frame.instance
-            for ref in step.inputs
-            for frame in self.code.frames(tape.steps[ref.step]) or self._made_under(ref, "")
-        }
-        return next((frame for frame in frames if frame.instance in made), frames[0])
-
-    def _in_a_loop(self, step: Step, chain: Sequence[tuple[object, ...]], outer: Frame, level: int) -> bool:
-        """Whether the very line that called here called also where the same code is right."""
-        alike = self.chains.get((step.name, *chain[: level + 1]), ())
-        return any(
-            outer.instance in instances
-            and other.number != step.number
-            and all(self.values.relation(ref) == "same" for ref in other.refs)
-            for other, instances in alike
-        )
-
-    @cached_property
-    def chains(self) -> dict[tuple[object, ...], list[tuple[Step, set[int]]]]:
-        """The port's steps by name and by the calls under which they ran, as far out as wanted."""
-        found: dict[tuple[object, ...], list[tuple[Step, set[int]]]] = {}
-        for step in self.room.tapes.port.steps:
-            frames = self.code.frames(step)
-            instances = {frame.instance for frame in frames}
-            chain = [(frame.code, frame.at) for frame in frames]
-            for level in range(len(chain)):
-                found.setdefault((step.name, *chain[: level + 1]), []).append((step, instances))
-        return found
-
-    def _built(self, step: Step, frame: Frame) -> Source | None:
-        """Where a module of torch's own was made: nothing but how it was made can be wrong about it."""
-        module = self.modules.get(step.module)
-        if module is None or not type(module).__module__.startswith("torch."):
-            return None
-        line = built_at(frame.file, step.module, [v for v in vars(module).values() if isinstance(v, float)])
-        return None if line is None else source_at(frame.file, line)
-
-    @cached_property
-    def modules(self) -> dict[str, nn.Module]:
-        """The port's modules by name."""
-        return dict(self.room.tapes.port_model.named_modules())
-
-    def _culprit(self, found: Diagnosis, fault: Fault) -> Step | None:
-        """The step of the port that makes the wrong value: the first that only the changed reference accounts for.
-
-        What leads up to it and is in no reference, changed or not, is part of it.
-        """
-        tape = self.room.tapes.port
-        written = [ref for ref in fault.explained if tape.steps[ref.step].frames]
-        wrong = next((ref for ref in written if not self.values.accounted(ref)), None)
-        first = next(iter(written), None) if wrong is None else self._moved(wrong, set(written))
-        if first is None:
-            return self._suspect(found)
-        before = set(backward(tape, [first], lambda ref, _: self.values.accounted(ref)))
-        given = [ref for ref in (first, *before) if self._is_given(tape.steps[ref.step], fault.first.instead)]
-        if given:
-            return tape.steps[min(given).step]
-        here = self.code.frames(tape.steps[first.step])[:1]
-        leading = [
-            ref
-            for ref in found.suspicion.likely
-            if ref in before and ref < first
-            if first.step - ref.step <= _NEAR
-            or {frame.instance for frame in self.code.frames(tape.steps[ref.step])} & {each.instance for each in here}
-        ]
-        return tape.steps[(leading or [first])[0].step]
-
-    def _is_given(self, step: Step, number: float | None) -> bool:
-        """Whether a step works with this very number."""
-        given = [value for value in step.arguments if isinstance(value, int | float) and not isinstance(value, bool)]
-        return number is not None and any(abs(value - number) <= 1e-9 * abs(number) for value in given)
-
-    def _moved(self, ref: Ref, explained: set[Ref]) -> Ref:
-        """The first of the moves that led up to a wrong value, or what was moved: it may be a right value elsewhere."""
-        tape = self.room.tapes.port
-        first, waiting = ref, [ref]
-        while waiting:
-            at = waiting.pop()
-            moved = is_layout(tape.steps[at.step].name)
-            for other in tape.steps[at.step].inputs:
-                layout = is_layout(tape.steps[other.step].name)
-                loaded = tape.steps[other.step].name == "copy_"
-                if other in explained and (layout or moved) and not loaded and tape.steps[other.step].frames:
-                    first = min(first, other)
-                    if layout:
-                        waiting.append(other)
-        return first
-
-    def _suspect(self, found: Diagnosis) -> Step | None:
-        tape = self.room.tapes.port
-        floats = [ref for ref in found.suspicion.strict if tape.value(ref).is_floating_point()]
-        for ref in (*floats, *found.suspicion.likely, *found.suspicion.strict):
-            if tape.steps[ref.step].frames:
-                return tape.steps[ref.step]
-        return None
-
-    def _reference_suspect(self, endpoint: Endpoint) -> Source | None:
-        """The first operation of the reference whose result the port never computes."""
-        tape = self.room.tapes.reference
-        witnessed = Values.between(tape, self.room.tapes.port, {})
-        for ref in witnessed.suspicion(self.room.targets(endpoint)).strict:
-            source = Code(()).source(tape.steps[ref.step])
-            if source is not None:
-                return source
-        return None
-
-    def _calling(self, endpoint: Endpoint) -> Source | None:
-        """The line that calls the port's module: a right value went to the wrong place."""
-        for wire in self.room.wires(endpoint):
-            frames = self.room.tapes.port.called.get((wire.port.module, wire.port.number), ())
-            own = self.code.of(frames)
-            if own:
-                return source_at(own[0].file, own[0].line)
-        return None
-
-    def _left_out(self, fault: Fault) -> Source | None:
-        """Where the port goes on with the value that an operation was left out on, in the function that made it."""
-        tape = self.room.tapes.port
-        for made in fault.bare:
-            producer = self._made_under(made, self._partner(fault.first.site))
-            if self._in_line(fault) and producer:
-                step = tape.steps[made.step]
-                frames = self._beside(step, self._partner(fault.first.site)) or producer
-                return self._built(step, frames[0]) or source_at(frames[0].file, frames[0].line)
-            instances = [frame.instance for frame in producer]
-            waiting, seen = [made], {made}
-            while waiting:
-                ref = min(waiting)
-                waiting.remove(ref)
-                for number in self.room.port_users.get(ref, ()):
-                    step = tape.steps[number]
-                    if all(self.values.relation(other) == "same" for other in step.refs) and is_neutral(step):
-                        frames = self.code.frames(step)
-                        return source_at(frames[0].file, self._origin(step, frames[0], fault)) if frames else None
-                    if is_layout(step.name):
-                        waiting += [other for other in step.refs if other not in seen]
-                        seen |= set(step.refs)
-                        continue
-                    shared = [frame for frame in self.code.frames(step) if frame.instance in instances]
-                    if shared:
-                        return source_at(shared[0].file, shared[0].line)
-            called = self._calls_with(made)
-            if called:
-                return source_at(called[0].file, called[0].line)
-            if producer:
-                line = returned_at(producer[0].file, producer[0].line) or producer[0].line
-                return source_at(producer[0].file, line)
-        return None
-
-    def _in_line(self, fault: Fault) -> bool:
-        """Whether what was left out is a number, a bias or a summand: as a rule it stood on the line of the rest."""
-        kind = fault.first.cause in ("attention-mask", "window-pattern")
-        return (
-            fault.first.number is not None
-            or fault.first.cause == "bias-dropped"
-            or ("without operand" in fault.first.name and not kind)
-        )
-
-    def _partner(self, site: int) -> str:
-        """The port's module for the reference's in which a step runs."""
-        module = self.room.tapes.reference.steps[site].module
-        return next((p.port for p in self.room.measured.pairs if p.reference == module and not p.partial), "")
-
-    def _beside(self, step: Step, module: str) -> list[Frame]:
-        """The frames in which a module works on what it got from one inside it."""
-        names = [name for name, _ in step.modules]
-        depth = names.index(module) if module in names else 0
-        return self.code.of(self.room.tapes.port.called.get(step.modules[depth - 1], ())) if depth else []
-
-    def _calls_with(self, ref: Ref) -> list[Frame]:
-        """The frames of the first call of a module that is given a value."""
-        tape = self.room.tapes.port
-        for endpoint, refs in tape.marks.items():
-            if endpoint.kind == "input" and ref in refs:
-                return self.code.of(tape.called.get((endpoint.module, endpoint.number), ()))
-        return []
-
-    def _made_under(self, ref: Ref, inside: str) -> list[Frame]:
-        """The frames in which a value was made: those that called the module for one that a module handed on."""
-        tape = self.room.tapes.port
-        step = tape.steps[ref.step]
-        if step.frames:
-            return self.code.frames(step)
-        made = [
-            endpoint
-            for endpoint, refs in tape.marks.items()
-            if endpoint.kind == "output"
-            and endpoint.module != inside
-            and endpoint.module.startswith(f"{inside}." if inside else "")
-            if (own := next(iter(refs), None)) is not None and same(tape.value(own), step.values[0])
-        ]
-        outermost = min(made, key=lambda endpoint: endpoint.module.count("."), default=None)
-        return self.code.of(tape.called.get((outermost.module, outermost.number), ())) if outermost else []
-
-    def _origin(self, step: Step, frame: Frame, fault: Fault) -> int:
-        """The line where a wrong number comes from, where a number is what is wrong."""
-        tape = self.room.tapes.port
-        numbers = []
-        for argument in (*step.arguments, *step.keywords.values()):
-            if isinstance(argument, Ref) and tape.value(argument).numel() == 1:
-                numbers.append(float(tape.value(argument)))
-            elif isinstance(argument, int | float) and not isinstance(argument, bool):
-                numbers.append(float(argument))
-        right = fault.first.number
-        if right is None:
-            return frame.line
-        wrong = [number for number in numbers if abs(number - right) > 1e-9 * abs(right)]
-        if not wrong or len(wrong) < len(numbers):
-            return frame.line
-        return origin(Use(frame.file, frame.line, frame.span, step.scope, step.module), wrong[0])

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from parity.explain.match import is_layout
-from parity.explain.trace import Ref, Step, Tape, uses
+from parity.explain.play import uses
+from parity.explain.trace import Ref, Step, Tape
 
 _FILLING = ("__setitem__", "copy_", "index_copy_", "index_put_", "scatter_", "written")
 

@@ -14,7 +14,8 @@ from parity.errors import ParityError
 from parity.explain import config_mutations as configs
 from parity.explain.config_mutations import ConfigMutation
 from parity.explain.mutations import Context, Mutation, joined, propose
-from parity.explain.trace import Edit, Playing, Ref, Session, Step, Tape, play
+from parity.explain.play import Edit, Playing, play
+from parity.explain.trace import Ref, Session, Step, Tape
 from parity.names import numbers, template
 from parity.pair import probe
 from parity.pair import reference as references

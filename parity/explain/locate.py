@@ -15,8 +15,9 @@ from functools import cached_property
 from torch import Tensor
 
 from parity.explain.match import Index, Relation, is_layout
+from parity.explain.play import backward, uses
 from parity.explain.record import Tapes
-from parity.explain.trace import Frame, Ref, Step, Tape, backward, uses
+from parity.explain.trace import Frame, Ref, Step, Tape
 from parity.records import Source
 
 _FEWEST = 4

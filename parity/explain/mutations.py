@@ -12,8 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from parity.explain.match import is_layout
+from parity.explain.play import Edit, Playing, uses
 from parity.explain.roles import Place, Role, place, role_of
-from parity.explain.trace import Edit, Playing, Ref, Step, Tape, each_value, uses
+from parity.explain.trace import Ref, Step, Tape, each_value
 from parity.names import numbers, template
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from parity.compare.measure import Layout, best_layout, distance, layouts, relative_error
 from parity.compare.wires import Wire, by_endpoint
-from parity.explain.diagnose import Room
 from parity.explain.match import Index, is_layout, key_of, norm_of
+from parity.explain.room import Room
 from parity.explain.tap_places import Places, Unit
 from parity.explain.trace import Ref
 from parity.records import PROMOTED_NOISE

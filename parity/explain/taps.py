@@ -22,12 +22,13 @@ from parity.compare.isolate import failing
 from parity.compare.measure import relative_error, worst
 from parity.compare.sides import parents
 from parity.compare.wires import by_endpoint
-from parity.explain.diagnose import Room
 from parity.explain.locate import Values
 from parity.explain.mutations import Region, again
+from parity.explain.play import Pins, Playing, backward
+from parity.explain.room import Room
 from parity.explain.tap_pairs import CHOICES, Pairing, Place, back, laid, shown
 from parity.explain.tap_places import Unit
-from parity.explain.trace import Pins, Playing, Ref, backward
+from parity.explain.trace import Ref
 from parity.pair.promote import precision
 from parity.records import PROMOTED_NOISE, Boundary
 

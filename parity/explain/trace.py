@@ -4,9 +4,8 @@ A tape can be played again with changes: only what depends on a change is comput
 costs as much as the operations that the change reaches.
 """
 
-import heapq
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -394,121 +393,6 @@ class Session:
         return Tape(tuple(self.recorder.steps), self.marks, last, self.called)
 
 
-Edit = Callable[["Playing", Step], Sequence[Tensor]]
-
-
-@dataclass(frozen=True)
-class Pins:
-    """Values handed on as recorded, whatever was made there: to every later step, or to those inside some calls."""
-
-    everywhere: frozenset[Ref] = frozenset()
-    inside: Mapping[Ref, frozenset[tuple[str, int]]] = field(default_factory=dict)
-
-    def hold(self, ref: Ref, step: Step) -> bool:
-        """Whether a step is given the recorded value."""
-        return ref in self.everywhere or not self.inside.get(ref, frozenset()).isdisjoint(step.modules)
-
-
-class Playing:
-    """A tape played again: values that changed, by reference to the recorded ones."""
-
-    def __init__(self, tape: Tape, pins: Pins):
-        self.tape = tape
-        self.pins = pins
-        self.changed: dict[Ref, Tensor] = {}
-
-    def value(self, ref: Ref, step: Step) -> Tensor:
-        """A value as a step is given it."""
-        if ref not in self.changed or self.pins.hold(ref, step):
-            return self.tape.value(ref)
-        return self.changed[ref]
-
-    def own(self, ref: Ref) -> Tensor:
-        """A value as the changed run made it."""
-        return self.changed.get(ref, self.tape.value(ref))
-
-    def given(self, step: Step) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What a step is called with."""
-
-        def filled(value: Any) -> Any:
-            return self.value(value, step) if isinstance(value, Ref) else value
-
-        return tuple(each_value(filled, value) for value in step.arguments), {
-            name: each_value(filled, value) for name, value in step.keywords.items()
-        }
-
-    def compute(self, step: Step, *arguments: Any, **keywords: Any) -> tuple[Tensor, ...]:
-        """Call a step's function."""
-        assert step.function is not None
-        if _written_into(step.name, arguments, keywords) is not None:
-            arguments = (arguments[0].clone(), *arguments[1:])
-            result = step.function(*arguments, **keywords)
-            result = arguments[0]
-        else:
-            result = step.function(*arguments, **keywords)
-        if isinstance(result, Tensor):
-            return (result.detach(),)
-        leaves, _ = tree_flatten(result)
-        return tuple(leaf.detach() for leaf in leaves if isinstance(leaf, Tensor))
-
-    def settle(self, step: Step, values: Sequence[Tensor]) -> None:
-        """Take what a step gives now, where it differs."""
-        for ref, value, recorded in zip(step.refs, values, step.values, strict=True):
-            if value.shape != recorded.shape or not torch.equal(value, recorded):
-                self.changed[ref] = value
-            else:
-                self.changed.pop(ref, None)
-
-
-def play(
-    tape: Tape,
-    edits: Mapping[int, Edit],
-    users: Mapping[Ref, Sequence[int]],
-    pins: Pins = Pins(),
-    until: int | None = None,
-    most: int | None = None,
-) -> Playing:
-    """Play a tape with some steps changed. Call it with float64 as the default dtype.
-
-    Args:
-        tape: what was recorded.
-        edits: step number -> what it gives instead.
-        users: the steps that take a value, `uses(tape)`.
-        pins: values that are handed on as recorded, whatever was made there.
-        until: the last step that matters.
-        most: so many steps that come out otherwise are enough.
-
-    Raises:
-        Exception: whatever torch raises on an edit that does not fit.
-    """
-    playing = Playing(tape, pins)
-    waiting = sorted(edits)
-    queued = set(waiting)
-    computed = 0
-    while waiting:
-        number = heapq.heappop(waiting)
-        if (until is not None and number > until) or (most is not None and computed >= most):
-            break
-        step = tape.steps[number]
-        before = {ref for ref in step.refs if ref in playing.changed}
-        computed += 1
-        if number in edits:
-            values = edits[number](playing, step)
-        elif step.function is None:
-            values = _written(playing, step)
-        else:
-            arguments, keywords = playing.given(step)
-            values = playing.compute(step, *arguments, **keywords)
-        playing.settle(step, values)
-        for ref in step.refs:
-            if ref in playing.changed or ref in before:
-                for user in users.get(ref, ()):
-                    if user not in queued and not pins.hold(ref, tape.steps[user]):
-                        queued.add(user)
-                        heapq.heappush(waiting, user)
-    return playing
-
-
 def each_value(change: Callable[[Any], Any], value: Any) -> Any:
     """A change made to every value in tuples, lists and dicts."""
     if type(value) in (tuple, list):
@@ -516,36 +400,3 @@ def each_value(change: Callable[[Any], Any], value: Any) -> Any:
     if type(value) is dict:
         return {name: each_value(change, item) for name, item in value.items()}
     return change(value)
-
-
-def _written(playing: Playing, step: Step) -> tuple[Tensor, ...]:
-    """A view of something that was written into: it follows if what it was a view of has its shape."""
-    latest = playing.value(step.arguments[-1], step) if step.arguments else step.values[0]
-    return (latest,) if latest.shape == step.values[0].shape else step.values
-
-
-def uses(tape: Tape) -> dict[Ref, list[int]]:
-    """The steps that take each value."""
-    found: dict[Ref, list[int]] = {}
-    for step in tape.steps:
-        for ref in step.inputs:
-            found.setdefault(ref, []).append(step.number)
-    return found
-
-
-def backward(tape: Tape, start: Iterable[Ref], stop: Callable[[Ref, Step], bool]) -> Iterator[Ref]:
-    """The values that `start` was made from, itself included, latest first.
-
-    Not behind those where `stop` holds, which is asked of a value and of the step that takes it.
-    """
-    waiting = set(start)
-    seen = set(waiting)
-    while waiting:
-        ref = max(waiting)
-        waiting.discard(ref)
-        yield ref
-        step = tape.steps[ref.step]
-        for other in step.inputs:
-            if other not in seen and not stop(other, step):
-                seen.add(other)
-                waiting.add(other)

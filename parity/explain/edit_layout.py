@@ -1,0 +1,127 @@
+"""Mutations of layout: axes merged, split and put together in another order."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from parity.explain.edit_common import mutation_of
+from parity.explain.mutations import Context, Mutation
+from parity.explain.play import Playing
+from parity.explain.roles import Role
+from parity.explain.trace import Step
+
+
+def merged_axes(context: Context, step: Step) -> Iterator[Mutation]:
+    """Two axes that are merged into one, in the other order: heads tiled rather than repeated."""
+    given, result = context.tape.value(step.arguments[0]), step.values[0]
+    for axis in range(given.ndim - 1):
+        merged = (*given.shape[:axis], given.shape[axis] * given.shape[axis + 1], *given.shape[axis + 2 :])
+        if tuple(result.shape) == merged and given.shape[axis] > 1 and given.shape[axis + 1] > 1:
+
+            def change(playing: Playing, step: Step, axis: int = axis) -> Tensor:
+                value: Tensor = playing.given(step)[0][0]
+                return value.transpose(axis, axis + 1).reshape(step.values[0].shape)
+
+            text = "two axes are merged in the other order"
+            if context.place(step).role == Role.repeat:
+                text = "key/value heads are tiled (0 1 0 1), not repeated (0 0 1 1)"
+            yield mutation_of(context, step, f"merge order {axis}", text, change, 0.95)
+
+
+def read_in_another_order(context: Context, step: Step) -> Iterator[Mutation]:
+    """Features split into heads with the head index running fastest, or axes read in another order."""
+    given, result = context.tape.value(step.arguments[0]), step.values[0]
+    if result.ndim == given.ndim + 1 and result.shape[-1] > 1 and result.shape[-2] > 1:
+
+        def fastest(playing: Playing, step: Step) -> Tensor:
+            value: Tensor = playing.given(step)[0][0]
+            *leading, heads, size = step.values[0].shape
+            return value.reshape(*leading, size, heads).transpose(-1, -2)
+
+        text = "features are split into heads with the head index running fastest"
+        yield mutation_of(context, step, "heads fastest", text, fastest, 1.0, "split-layout")
+    if result.ndim == given.ndim + 1 and result.ndim == 4:
+
+        def flat(playing: Playing, step: Step) -> Tensor:
+            value: Tensor = playing.given(step)[0][0]
+            batch, length, heads, size = step.values[0].shape
+            return value.reshape(batch, heads, length, size).transpose(1, 2)
+
+        text = "heads are cut out by a view, without exchanging tokens and heads"
+        yield mutation_of(context, step, "view for transpose", text, flat, 1.0, "split-layout")
+    if result.ndim == given.ndim - 1 and given.ndim == 4:
+
+        def joined(playing: Playing, step: Step) -> Tensor:
+            value: Tensor = playing.given(step)[0][0]
+            return value.transpose(1, 2).reshape(step.values[0].shape)
+
+        text = "heads are joined without exchanging tokens and heads back"
+        yield mutation_of(context, step, "joined without transpose", text, joined, 1.0, "split-layout")
+
+        def fastest_joined(playing: Playing, step: Step) -> Tensor:
+            value: Tensor = playing.given(step)[0][0]
+            return value.transpose(-1, -2).reshape(step.values[0].shape)
+
+        text = "heads are joined with the head index running fastest"
+        yield mutation_of(context, step, "joined heads fastest", text, fastest_joined, 1.0, "split-layout")
+
+
+def parts_of(context: Context, step: Step) -> Iterator[Mutation]:
+    """Parts of a fused value taken in another order, or read as if they were interleaved."""
+    count = len(step.values)
+    cause = "gate-up-order" if count == 2 and context.place(step).role in (Role.mlp, Role.experts) else "split-layout"
+    for first in range(count):
+        for second in range(first + 1, count):
+            if step.values[first].shape != step.values[second].shape:
+                continue
+
+            def exchanged(playing: Playing, step: Step, first: int = first, second: int = second) -> tuple[Tensor, ...]:
+                arguments, keywords = playing.given(step)
+                values = list(playing.compute(step, *arguments, **keywords))
+                values[first], values[second] = values[second], values[first]
+                return tuple(values)
+
+            yield Mutation(
+                cause,
+                f"{step.name} parts {first} {second}",
+                f"behaves as if parts {first} and {second} of the fused value were exchanged",
+                {step.number: exchanged},
+                step.number,
+            )
+    sizes = {tuple(value.shape) for value in step.values}
+    if len(sizes) == 1 and count > 1:
+
+        def interleaved(playing: Playing, step: Step) -> tuple[Tensor, ...]:
+            value: Tensor = playing.given(step)[0][0]
+            parts: tuple[Tensor, ...] = value.reshape(*value.shape[:-1], -1, count).unbind(-1)
+            return parts
+
+        heads = int(context.numbers.get("num_attention_heads") or context.numbers.get("n_head") or 1)
+
+        def per_head(playing: Playing, step: Step) -> tuple[Tensor, ...]:
+            value: Tensor = playing.given(step)[0][0]
+            return tuple(part.flatten(-2) for part in value.reshape(*value.shape[:-1], heads, -1).chunk(count, -1))
+
+        for name, text, edit in (
+            ("interleaved", "the fused value were interleaved feature by feature", interleaved),
+            ("per head", "the fused value were laid out head by head", per_head),
+        ):
+            yield Mutation(cause, f"{step.name} {name}", f"behaves as if {text}", {step.number: edit}, step.number)
+
+
+def repeated(context: Context, step: Step) -> Iterator[Mutation]:
+    """A table of two equal halves, laid out in pairs of neighbours."""
+    parts = step.arguments[0]
+    if isinstance(parts, tuple | list) and len(parts) == 2 and parts[0] == parts[1]:
+
+        def change(playing: Playing, step: Step) -> Tensor:
+            return playing.value(parts[0], step).repeat_interleave(2, -1)
+
+        text = "the table were laid out for pairs of neighbours, not for halves"
+        yield mutation_of(context, step, "repeated by twos", text, change, 1.0, "rope-pairing")
+
+
+def cat_reversed(playing: Playing, step: Step) -> Tensor:
+    """The parts in the opposite order."""
+    arguments, keywords = playing.given(step)
+    return playing.compute(step, type(arguments[0])(reversed(arguments[0])), *arguments[1:], **keywords)[0]
