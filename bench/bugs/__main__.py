@@ -32,6 +32,7 @@ def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(prog="python -m bench.bugs", description=__doc__)
     parser.add_argument("--only", metavar="GLOB", default="*", help="cases by name, such as 'gemma3/*eps*'")
+    parser.add_argument("--every", metavar="N", type=int, default=1, help="only each Nth case, for a quicker look")
     parser.add_argument("--jobs", metavar="N", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--write", metavar="FILE", type=Path, help="write the results as a page of Markdown")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every outcome as JSON")
@@ -39,13 +40,13 @@ def main() -> None:
     arguments = parser.parse_args()
 
     def picked(cases: Iterable[Case]) -> tuple[Case, ...]:
-        return tuple(case for case in cases if fnmatchcase(case.key, arguments.only))
+        return tuple(case for case in cases if fnmatchcase(case.key, arguments.only))[:: arguments.every]
 
     results = run(picked(MUTANTS), picked(SEVERAL), picked(BENIGN), arguments.jobs, not arguments.no_baseline)
     if arguments.json:
         arguments.json.write_text(json.dumps(asdict(results), indent=1) + "\n", encoding="utf-8")
     if arguments.write:
-        arguments.write.write_text(page(results), encoding="utf-8")
+        arguments.write.write_text(page(results, arguments.every), encoding="utf-8")
     console = Console(width=110)
     for sheet in sheets(results):
         console.print(_table(sheet))

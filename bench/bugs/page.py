@@ -28,9 +28,11 @@ test holds that every edit changes the function, by promoted float64 logits and 
 """
 
 
-def page(results: Results) -> str:
-    """The whole page."""
+def page(results: Results, every: int = 1) -> str:
+    """The whole page. every: one case of so many was run, which is said."""
     versions = f"Parity {__version__}, torch {torch.__version__}, transformers {VERSION}."
+    if every > 1:
+        versions += f" One case of {every} was run (`--every {every}`), in the order of the catalogue."
     parts = [HEAD, versions + "\n"]
     parts += [_markdown(sheet) for sheet in sheets(results)]
     missed = misses(results)

@@ -308,6 +308,9 @@ class Lines:
         if right is None:
             return frame.line
         wrong = [number for number in numbers if abs(number - right) > 1e-9 * abs(right)]
+        instead = fault.first.instead
+        if "=" in fault.first.name and not any(instead and abs(n - instead) <= 1e-9 * abs(instead) for n in wrong):
+            return frame.line  # a field of the config that the port may read rightly, and use in another way
         if not wrong or len(wrong) < len(numbers):
             return frame.line
         return origin(Use(frame.file, frame.line, frame.span, step.scope, step.module), wrong[0])

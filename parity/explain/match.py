@@ -114,8 +114,8 @@ def same(value: Tensor, other: Tensor, tolerance: float = PROMOTED_NOISE) -> boo
         return value.shape == other.shape and _close(value, other, tolerance)
     if _nested(value.shape, other.shape) and _close(value.reshape(-1), other.reshape(-1), tolerance):
         return True
-    found = best_layout(value, other)
-    return found is not None and found[1] <= tolerance
+    both_ways = (best_layout(value, other), best_layout(other, value))
+    return any(found is not None and found[1] <= tolerance for found in both_ways)
 
 
 def _hide_alike(value: Tensor, other: Tensor) -> bool:

@@ -1,0 +1,58 @@
+"""Bugs of the benchmark, one of each kind, on structures of every kind: place, line and cause of the first finding."""
+
+from pathlib import Path
+
+import pytest
+
+import parity
+from bench.bugs.catalogue import MUTANTS, SEVERAL
+from bench.bugs.judge import judge, judge_several
+from bench.bugs.mutant import Mutant, Several
+
+BUGS = {mutant.key: mutant for mutant in MUTANTS}
+TOGETHER = {several.key: several for several in SEVERAL}
+
+NAMED = (
+    "gemma3/window_one_too_long",
+    "gemma3/cap_without_tanh",
+    "gemma3/norm_after_the_sum",
+    "gemma3/q_and_k_norm_after_rope",
+    "gemma3/post_norms_exchanged",
+    "gemma3/gate_and_up_loaded_crosswise",
+    "llama3/scaling_on_all_frequencies",
+    "llama3/merged_without_transpose",
+    "gpt2/o_proj_transposed",
+    "gpt2_split/eps_outside_the_root",
+    "qwen3/k_bias_dropped",
+)
+FLAT = ("gemma3_flat/rope_interleaved", "llama3_flat/rope_angle_negative")
+SEVERAL_BUGS = ("gemma3/window_one_too_long+gelu_by_erf", "llama3/eps_of_mlp_norm+kv_tiled+up_name_misspelt")
+
+
+@pytest.mark.parametrize("mutant", [BUGS[key] for key in NAMED], ids=lambda mutant: mutant.key)
+def test_place_line_and_cause(mutant: Mutant) -> None:
+    """All three in the first finding."""
+    outcome = judge(mutant)
+    assert (outcome.localised, outcome.exact, outcome.explained) == (True, True, True), outcome.findings[:1]
+
+
+@pytest.mark.parametrize("mutant", [BUGS[key] for key in FLAT], ids=lambda mutant: mutant.key)
+def test_a_wrong_rope_in_a_port_without_modules(mutant: Mutant) -> None:
+    """Nothing to hook, and complex numbers in one of them: the line all the same."""
+    outcome = judge(mutant)
+    assert (outcome.exact, outcome.explained) == (True, True), outcome.findings[:1]
+
+
+@pytest.mark.parametrize("several", [TOGETHER[key] for key in SEVERAL_BUGS], ids=lambda several: several.key)
+def test_bugs_at_once_are_all_named(several: Several) -> None:
+    """Each has a finding of its own place with its own cause."""
+    outcome = judge_several(several)
+    assert outcome.placed == outcome.explained == (True,) * len(several.bugs), outcome.findings
+
+
+def test_what_left_out_the_norm_is_said_in_words(tmp_path: Path) -> None:
+    """The explanation names the change to the reference, with how nearly it reproduces the port."""
+    written = BUGS["gemma3/no_final_norm"].write(tmp_path)
+    (finding,) = parity.check(written.path, config=written.config, small_config=True).findings
+    assert finding.explanations[0].text == "behaves as if norm were left out"
+    assert finding.explanations[0].residual < 1e-12
