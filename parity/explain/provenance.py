@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 _HOPS = 6
+_SMALL, _LARGE = 1e-3, 1e3  # numbers between these are too common to be known by their value
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,24 @@ def origin(use: Use, wrong: float) -> int:
             continue
         if not _passes_on(operand):
             return operand.lineno
-        return _chase(code, operand, use.module_name) or use.line
+        line = _chase(code, operand, use.module_name)
+        return use.line if line is None else _literal(code, wrong, line)
     return use.line
+
+
+def _literal(code: _Code, wrong: float, line: int) -> int:
+    """The one line that spells a telling number out, where what it was followed to does not: a default, as a rule."""
+    if _SMALL < abs(wrong) < _LARGE:
+        return line
+    spelt = {
+        node.lineno
+        for node in ast.walk(code.tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, int | float)
+        and not isinstance(node.value, bool)
+        and _alike(float(node.value), wrong)
+    }
+    return spelt.pop() if len(spelt) == 1 and line not in spelt else line
 
 
 def built_at(file: str, module_name: str, numbers: Sequence[float] = ()) -> int | None:
