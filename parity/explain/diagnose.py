@@ -274,6 +274,9 @@ def _told(room: Room, endpoint: Endpoint, found: Sequence[tuple[Mutation, Playin
     playing = ranked[0][1]
     made_of = _Wanted.of(room, backward(room.tapes.port, room.port_refs(endpoint), lambda ref, _: False), values)
     explained = made_of.found(playing.changed, loosely=True)
+    if not explained:  # the value came about out of sight; what computes it may still be seen
+        written = [ref for step in room.tapes.port.steps if step.frames for ref in step.refs]
+        explained = _Wanted.of(room, written, values).found(playing.changed)
     sites = {ref: value for ref, value in playing.changed.items() if ref.step in ranked[0][0].edits}
     mutations = tuple({each.text: each for each, _ in reversed(ranked)}.values())[::-1]
     return Fault(mutations, room.residual(endpoint, playing), explained, made_of.found(sites))
