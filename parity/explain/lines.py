@@ -18,6 +18,7 @@ from parity.explain.trace import Frame, Ref, Step
 from parity.records import Source
 
 _NEAR = 8  # steps
+_REPEATING = ("repeat", "repeat_interleave", "tile")  # what shares key/value heads
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Lines:
             if not right or level == len(frames) - 1:
                 return frame
             if not moves and self._in_a_loop(step, chain, frames[level + 1], level + 1):
-                return frame
+                return frames[0]
         return frames[-1]
 
     def _where_handed(self, step: Step, frames: Sequence[Frame]) -> Frame:
@@ -180,7 +181,7 @@ class Lines:
             at = waiting.pop()
             moved = is_layout(tape.steps[at.step].name)
             for other in tape.steps[at.step].inputs:
-                layout = is_layout(tape.steps[other.step].name)
+                layout = is_layout(tape.steps[other.step].name) or tape.steps[other.step].name in _REPEATING
                 loaded = tape.steps[other.step].name == "copy_"
                 if other in explained and (layout or moved) and not loaded and tape.steps[other.step].frames:
                     first = min(first, other)
@@ -313,4 +314,5 @@ class Lines:
             return frame.line  # a field of the config that the port may read rightly, and use in another way
         if not wrong or len(wrong) < len(numbers):
             return frame.line
-        return origin(Use(frame.file, frame.line, frame.span, step.scope, step.module), wrong[0])
+        callers = tuple(each.line for each in self.code.frames(step)[1:] if each.file == frame.file)
+        return origin(Use(frame.file, frame.line, frame.span, step.scope, step.module, callers), wrong[0])

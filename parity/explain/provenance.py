@@ -19,8 +19,8 @@ _SMALL, _LARGE = 1e-3, 1e3  # numbers between these are too common to be known b
 
 @dataclass(frozen=True)
 class Use:
-    """An expression that uses a number: its file, first and last line and column, what names stood for there, and the
-    module that was running.
+    """An expression that uses a number: its file, first and last line and column, what names stood for there, the
+    module that was running, and the lines of the same file from which the function was called, the nearest first.
     """
 
     file: str
@@ -28,6 +28,7 @@ class Use:
     span: tuple[int, int, int, int]
     scope: Mapping[str, Any]
     module_name: str
+    callers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def origin(use: Use, wrong: float) -> int:
             continue
         if not _passes_on(operand):
             return operand.lineno
-        line = _chase(code, operand, use.module_name)
+        line = _chase(code, operand, use.module_name, use.callers)
         return use.line if line is None else _literal(code, wrong, line)
     return use.line
 
@@ -214,13 +215,13 @@ def _parts(name: ast.expr) -> list[str]:
     return []
 
 
-def _chase(code: _Code, name: ast.expr, module_name: str) -> int | None:
+def _chase(code: _Code, name: ast.expr, module_name: str, callers: Sequence[int]) -> int | None:
     """From a name to what it was given, hop by hop; None if nothing in the file gives it a value."""
     expression: ast.expr | None = name
     line: int | None = None
     last = module_name.rpartition(".")[2]
     for _ in range(_HOPS):
-        found = _given(code, expression, last) if expression is not None else None
+        found = _given(code, expression, last, callers) if expression is not None else None
         if found is None:
             return line
         expression, line = found
@@ -234,13 +235,13 @@ def _passes_on(expression: ast.expr) -> bool:
     return isinstance(expression, ast.Name | ast.Attribute)
 
 
-def _given(code: _Code, name: ast.expr, last: str) -> tuple[ast.expr, int] | None:
+def _given(code: _Code, name: ast.expr, last: str, callers: Sequence[int]) -> tuple[ast.expr, int] | None:
     """What a name was assigned, passed as an argument, or set to as a field."""
     parts = _parts(name)
     if not parts:
         return None
     if isinstance(name, ast.Name):
-        return _local(code, name, last)
+        return _local(code, name, last, callers)
     if parts[0] == "self" and len(parts) == 2:
         kind = code.around(name, ast.ClassDef)
         found = _assigned_to_self(kind, parts[1]) if isinstance(kind, ast.ClassDef) else None
@@ -248,7 +249,7 @@ def _given(code: _Code, name: ast.expr, last: str) -> tuple[ast.expr, int] | Non
     return _keyword(code, parts[-1], "")
 
 
-def _local(code: _Code, name: ast.Name, last: str) -> tuple[ast.expr, int] | None:
+def _local(code: _Code, name: ast.Name, last: str, callers: Sequence[int] = ()) -> tuple[ast.expr, int] | None:
     function = code.around(name, ast.FunctionDef, ast.AsyncFunctionDef)
     if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
         return None
@@ -266,7 +267,7 @@ def _local(code: _Code, name: ast.Name, last: str) -> tuple[ast.expr, int] | Non
     if before or unpacked:
         return max([*before, *unpacked], key=lambda found: found[1])
     names = [argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)]
-    return _argument(code, function, names, name.id, last) if name.id in names else None
+    return _argument(code, function, names, name.id, last, callers) if name.id in names else None
 
 
 def _assigns(node: ast.Assign, name: str) -> bool:
@@ -282,7 +283,12 @@ def _unpacked(node: ast.Assign, name: str) -> Iterator[ast.expr]:
 
 
 def _argument(
-    code: _Code, function: ast.FunctionDef | ast.AsyncFunctionDef, names: Sequence[str], name: str, last: str
+    code: _Code,
+    function: ast.FunctionDef | ast.AsyncFunctionDef,
+    names: Sequence[str],
+    name: str,
+    last: str,
+    callers: Sequence[int],
 ) -> tuple[ast.expr, int] | None:
     """What the callers of a function, or of the class that it constructs, pass for a parameter."""
     kind = code.around(function, ast.ClassDef, ast.FunctionDef)
@@ -299,8 +305,9 @@ def _argument(
             passed.append((call, value))
     if not passed:
         return None
+    made = [each for line in callers for each in passed if each[0].lineno <= line <= (each[0].end_lineno or line)]
     near = [entry for entry in passed if _assigned_name(code, entry[0]) == last]
-    call, value = (near or passed)[0]
+    _, value = (made or near or passed)[0]
     return value, value.lineno
 
 
