@@ -312,7 +312,8 @@ class Lines:
         instead = fault.first.instead
         if "=" in fault.first.name and not any(instead and abs(n - instead) <= 1e-9 * abs(instead) for n in wrong):
             return frame.line  # a field of the config that the port may read rightly, and use in another way
-        if not wrong or len(wrong) < len(numbers):
+        rightful = [n for n in wrong if n in self.room.context.numbers.values() and n != instead]
+        if not wrong or rightful or len(wrong) < len(numbers):
             return frame.line
         callers = tuple(each.line for each in self.code.frames(step)[1:] if each.file == frame.file)
         return origin(Use(frame.file, frame.line, frame.span, step.scope, step.module, callers), wrong[0])
