@@ -101,7 +101,7 @@ class _Wanted:
                 if mask is not None:
                     found |= {ref for other, ref in self.masks if _same_mask(mask, other)}
                     continue
-            if value.numel() in self.tables and value.is_floating_point() | value.is_complex():
+            if value.numel() in self.tables and (value.is_floating_point() or value.is_complex()):
                 norm = norm_of(value)
                 if not any(abs(norm - other.norm) <= PROMOTED_NOISE * norm for other, _ in self.tables[value.numel()]):
                     continue

@@ -16,7 +16,7 @@ Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def propose(context: Context, region: Region) -> Iterator[Mutation]:
     """Mutations of one call of a function that rotates queries and keys by cosines and sines."""
-    if not any(role == Role.rope and pattern.search(region.name) for pattern, role in _FUNCTIONS):
+    if not _rotates(region):
         return
     rotated = _rotated(context, region)
     if not rotated:
@@ -49,10 +49,15 @@ def propose(context: Context, region: Region) -> Iterator[Mutation]:
     yield from _after_norm(context, region, rotated)
 
 
+def _rotates(region: Region) -> bool:
+    """Whether a function's name says that it rotates."""
+    return any(role == Role.rope and pattern.search(region.name) for pattern, role in _FUNCTIONS)
+
+
 def before_norms(context: Context, inside: set[int]) -> Iterator[Mutation]:
     """The rotation made before the norm of queries or keys: what a port hands to that norm then."""
     for region in context.functions:
-        if not any(role == Role.rope and pattern.search(region.name) for pattern, role in _FUNCTIONS):
+        if not _rotates(region):
             continue
         for output, given in _rotated(context, region).items():
             norm = _norm_before(context, given)

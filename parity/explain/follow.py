@@ -4,7 +4,7 @@ import linecache
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import FrameType, FunctionType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from parity.compare.capture import Endpoint, run
 from parity.compare.stages import Sides
 from parity.compare.witness import in_transform
 from parity.explain.locate import shown
+from parity.explain.record import code_files
 from parity.explain.shape import saying
 from parity.pair import port as ports
 from parity.pair.pair import Pair
@@ -40,12 +41,7 @@ def admitted(pair: Pair, sides: Sides, found: Sequence[Finding]) -> tuple[Findin
 
 def unreadable(model: nn.Module) -> tuple[str, ...]:
     """The files of a port's own classes that are not there: it was compiled, typed in, or generated."""
-    found: dict[str, None] = {}
-    for kind in dict.fromkeys(type(module) for module in model.modules()):
-        if not kind.__module__.startswith("torch."):
-            code = [value.__code__ for value in vars(kind).values() if isinstance(value, FunctionType)]
-            found |= dict.fromkeys(each.co_filename for each in code)
-    return tuple(shown(file) for file in found if not linecache.getlines(file))
+    return tuple(shown(file) for file in code_files(model) if not linecache.getlines(file))
 
 
 def _with(finding: Finding, left: Iterable[tuple[str, str]]) -> Finding:

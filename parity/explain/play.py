@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from parity.explain.trace import Ref, Step, Tape, _written_into, each_value
+from parity.explain.trace import Ref, Step, Tape, each_value, written_into
 
 Edit = Callable[["Playing", Step], Sequence[Tensor]]
 
@@ -57,7 +57,7 @@ class Playing:
     def compute(self, step: Step, *arguments: Any, **keywords: Any) -> tuple[Tensor, ...]:
         """Call a step's function."""
         assert step.function is not None
-        if _written_into(step.name, arguments, keywords) is not None:
+        if written_into(step.name, arguments, keywords) is not None:
             arguments = (arguments[0].clone(), *arguments[1:])
             result = step.function(*arguments, **keywords)
             result = arguments[0]

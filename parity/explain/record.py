@@ -60,7 +60,7 @@ def tapes(pair: Pair, sides: Sides, measured: Forward) -> Tapes:
             theirs,
         )
         port_tape = together(_ending(theirs.tape(port.logits)))
-    files = _files(loaded.model)
+    files = tuple(file for file in code_files(loaded.model) if not file.startswith("<"))
     folders = tuple(sorted({str(Path(file).parent) for file in files}))
     return Tapes(reference_tape, port_tape, loaded.model, folders, files, written)
 
@@ -75,12 +75,11 @@ def _ending(tape: Tape) -> Tape:
     return replace(tape, logits=tape.at(LOGITS) or tape.logits)
 
 
-def _files(model: nn.Module) -> tuple[str, ...]:
-    """The files that the port's own classes and functions are written in."""
+def code_files(model: nn.Module) -> tuple[str, ...]:
+    """The files that a model's own classes are written in; names like `<string>` for code that was in none."""
     found: dict[str, None] = {}
-    for module in model.modules():
-        kind = type(module)
+    for kind in dict.fromkeys(type(module) for module in model.modules()):
         if not kind.__module__.startswith("torch."):
             code = [value.__code__ for value in vars(kind).values() if isinstance(value, FunctionType)]
-            found |= dict.fromkeys(each.co_filename for each in code if not each.co_filename.startswith("<"))
+            found |= dict.fromkeys(each.co_filename for each in code)
     return tuple(found)

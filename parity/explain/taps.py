@@ -29,7 +29,7 @@ from parity.explain.room import Room
 from parity.explain.tap_pairs import CHOICES, Pairing, Place, back, laid, shown
 from parity.explain.tap_places import Unit
 from parity.explain.trace import Ref
-from parity.pair.promote import precision
+from parity.pair.promote import double
 from parity.records import PROMOTED_NOISE, Boundary
 
 _DISCRETE = ("experts", "indices")  # the same choice can be made by other scores
@@ -295,7 +295,7 @@ class _Table:
         made = {ref.step for ref in values}
         numbers = tuple(n for n in range(self._start(unit), wanted.step + 1) if n not in made)
         playing = Playing(self.room.tapes.reference, Pins())
-        with precision(True):
+        with double():
             return again(playing, self.room.context, Region("", numbers, (), ()), values, wanted)
 
 

@@ -277,7 +277,7 @@ class _Tracer(TorchFunctionMode):
         scope: Mapping[str, Any],
     ) -> None:
         name = (resolve_name(func) or getattr(func, "__name__", "")).removeprefix("torch.").removeprefix("Tensor.")
-        written = _written_into(name, args, kwargs)
+        written = written_into(name, args, kwargs)
         if written is not None:
             result = written
         elif name in _LEAVING and args[0].numel() > 1:
@@ -300,7 +300,7 @@ class _Tracer(TorchFunctionMode):
             self.recorder.changed[storage] = ref, self.recorder.version(written)
 
 
-def _written_into(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+def written_into(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
     """The tensor that an operation changes in place."""
     last = name.rpartition(".")[2]
     if isinstance(kwargs.get("out"), Tensor):

@@ -56,14 +56,18 @@ def lifted(
 
 
 @contextmanager
-def double() -> Iterator[None]:
-    """Call what was lifted before, without looking at every call again."""
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
     default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(dtype)
     try:
         yield
     finally:
         torch.set_default_dtype(default)
+
+
+def double() -> AbstractContextManager[None]:
+    """Call what was lifted before, without looking at every call again."""
+    return _default_dtype(torch.float64)
 
 
 class _Promotion(TorchFunctionMode):
@@ -83,14 +87,10 @@ def precision(promoted: bool, watch: AbstractContextManager[object] | None = Non
     numpy's name for float32 stands for float64 meanwhile, because tables computed with it are casts too. `watch` is
     entered inside, where it sees what the author's code calls and what comes out of it after promotion.
     """
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64 if promoted else torch.float32)
-    try:
+    with _default_dtype(torch.float64 if promoted else torch.float32):
         if promoted:
             with _Promotion(), mock.patch.object(numpy, "float32", numpy.float64), watch or nullcontext():
                 yield
         else:
             with watch or nullcontext():
                 yield
-    finally:
-        torch.set_default_dtype(default)
