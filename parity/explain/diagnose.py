@@ -13,7 +13,7 @@ from torch import Tensor
 
 from parity.compare.capture import LOGITS, Endpoint
 from parity.explain.locate import Suspicion, Values
-from parity.explain.match import Key, key_of, mask_of, norm_of, same
+from parity.explain.match import Key, is_layout, key_of, mask_of, norm_of, same
 from parity.explain.mutations import Context, Mutation, Region, lifted
 from parity.explain.play import Playing, backward
 from parity.explain.roles import Role
@@ -218,9 +218,19 @@ def _segment(room: Room, endpoint: Endpoint, base: Sequence[Mutation]) -> _Segme
     if not missing:
         return _Segment(tuple(steps[-_LEAVING:]), False)
     chosen = missing[:_LEAVING]
-    taken = {ref.step for number in chosen for ref in tape.steps[number].inputs}
+    taken = {step for number in chosen for ref in tape.steps[number].inputs for step in _moved_before(room, ref)}
     taken |= {ref.step for number in chosen for call in _layers_around(room, number) for ref in call.outputs}
     return _Segment(tuple(sorted({*chosen, *(n for n in taken if tape.steps[n].function is not None)})), False)
+
+
+def _moved_before(room: Room, ref: Ref) -> list[int]:
+    """The steps that moved a value to where it is taken, and the one that made it."""
+    step = room.context.producer(ref)
+    found = [step.number]
+    while is_layout(step.name) and step.inputs:
+        step = room.context.producer(step.inputs[0])
+        found.append(step.number)
+    return found
 
 
 def _layers_around(room: Room, number: int) -> list[Region]:

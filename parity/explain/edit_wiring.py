@@ -37,13 +37,22 @@ def _given(instead: Mapping[Ref, Ref]) -> Edit:
                 other = instead.get(value)
                 if other is None:
                     return playing.value(value, step)
-                return playing.value(other, step).reshape(playing.tape.value(value).shape)
+                return _early(playing, other, step).reshape(playing.tape.value(value).shape)
             return value
 
         arguments, keywords = each_value(filled, step.arguments), each_value(filled, dict(step.keywords))
         return playing.compute(step, *arguments, **keywords)
 
     return edit
+
+
+def _early(playing: Playing, ref: Ref, step: Step) -> Tensor:
+    """A value that may only be made after the step that takes it, from the same inputs."""
+    maker = playing.tape.steps[ref.step]
+    if maker.number < step.number or maker.function is None:
+        return playing.value(ref, step)
+    arguments, keywords = playing.given(maker)
+    return playing.compute(maker, *arguments, **keywords)[ref.part]
 
 
 def _other_kinds(context: Context, inside: set[int]) -> Iterator[Mutation]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
 
 from parity.compare.capture import LOGITS, Endpoint
 from parity.compare.sides import parents
@@ -10,20 +9,22 @@ from parity.compare.stages import Forward, Sides
 from parity.explain.diagnose import Diagnosis, Fault, diagnose, explanations
 from parity.explain.findings import Located
 from parity.explain.lines import Lines
-from parity.explain.loader import loader_line
+from parity.explain.loader import Loader
 from parity.explain.locate import Code, Values, source_at
+from parity.explain.match import is_layout
 from parity.explain.mutations import Context
 from parity.explain.provenance import assigned_at
 from parity.explain.record import tapes
 from parity.explain.roles import Role
 from parity.explain.room import Room
 from parity.explain.taps import Tap, taps
-from parity.explain.trace import Tape, TooLarge
+from parity.explain.trace import Step, Tape, TooLarge
 from parity.pair.pair import Pair
 from parity.records import Finding, Source
 
 _MOST_PLACES = 8  # of the first, in the order data flows; what comes after follows from these more often than not
 _BELONGS_ELSEWHERE = (Role.mask, Role.window)
+_WIRED = ("residual-topology", "layer-wiring", "split-layout", "weights-misplaced")
 _TOO_LARGE = "lines and causes were not looked for: the run is too large to be traced; add --small-config"
 
 
@@ -47,7 +48,8 @@ def explain(pair: Pair, sides: Sides, measured: Forward, located: Sequence[Locat
     context = Context.of(recorded.reference, sides.reference.model, pair.reference.settings)
     room = Room.of(pair.reference, sides, measured, recorded, context)
     values, code = Values.of(recorded), Code(recorded.own_code)
-    desk = _Desk(pair, room, values, code, Lines(room, values, code))
+    loader = Loader(pair, recorded, sides.loading)
+    desk = _Desk(room, values, code, Lines(room, values, code), loader)
     found: list[Finding] = []
     for place, each in enumerate(located):
         if each.called:
@@ -57,7 +59,7 @@ def explain(pair: Pair, sides: Sides, measured: Forward, located: Sequence[Locat
             continue
         if each.names:
             line = desk.tied(each.finding) if each.finding.cause == "tied-head" else None
-            found.append(replace(each.finding, port_source=line or loader_line(pair, recorded, each.names)))
+            found.append(replace(each.finding, port_source=line or loader.line(each.names)))
             continue
         if not each.endpoints or place >= _MOST_PLACES:
             found.append(each.finding)
@@ -84,10 +86,6 @@ def _without_repetition(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     return tuple(kept.values())
 
 
-def _alike(first: str, second: str) -> float:
-    return SequenceMatcher(None, first, second.rpartition(".")[2]).ratio()
-
-
 def _times(tape: Tape, module: str) -> int:
     """How often a module is called."""
     return sum(name == module for name, _ in tape.called)
@@ -97,11 +95,11 @@ def _times(tape: Tape, module: str) -> int:
 class _Desk:
     """One check's findings being explained."""
 
-    pair: Pair
     room: Room
     values: Values
     code: Code
     lines: Lines
+    loader: Loader
 
     def tied(self, finding: Finding) -> Source | None:
         """Where the port gives its head a matrix; where it never does, where it calls the head."""
@@ -142,11 +140,11 @@ class _Desk:
         port_module = finding.port_module
         if module != finding.reference_module:
             port_module = next((partners[name] for name in (module, *parents(module)) if name in partners), port_module)
-        crossed = self._loaded_crosswise(fault)
+        crossed = self._misloaded(found, fault)
         return replace(
             finding,
             stage="weights" if crossed else finding.stage,
-            cause="weights-misplaced" if crossed and mutation.cause != "gate-up-order" else mutation.cause,
+            cause="weights-misplaced" if crossed and mutation.cause in _WIRED else mutation.cause,
             reference_module=module,
             port_module=port_module,
             port_source=crossed or self.lines.of(endpoint, found, fault),
@@ -155,24 +153,47 @@ class _Desk:
             evidence=(*finding.evidence, *(() if found.solved else (mutation.text,))),
         )
 
-    def _loaded_crosswise(self, fault: Fault) -> Source | None:
-        """The line that loads two modules' tensors crosswise: both are called as often as in the reference, and each
-        has a name that is more like the other's.
-        """
-        tape, reference = self.room.tapes.port, self.room.tapes.reference
+    def _misloaded(self, found: Diagnosis, fault: Fault) -> Source | None:
+        """The line of the loader, where that is what is wrong and not the code that uses what it loaded."""
         for mutation in fault.mutations:
-            if mutation.pair is None:
-                continue
-            ours = [self._port_of(name) for name in mutation.pair]
-            if not all(ours) or any(
-                _times(tape, own) != _times(reference, name) for own, name in zip(ours, mutation.pair, strict=True)
-            ):
-                continue
-            first, second = (name.rpartition(".")[2] for name in mutation.pair)
-            if _alike(first, ours[1]) + _alike(second, ours[0]) > _alike(first, ours[0]) + _alike(second, ours[1]):
-                held = [name for name in self.room.sides.loading.held if name.rpartition(".")[0] in ours]
-                return loader_line(self.pair, self.room.tapes, held)
+            if mutation.pair is not None and (line := self._crosswise(mutation.pair)) is not None:
+                return line
+        step = self.lines.culprit(found, fault)
+        written = [self.room.tapes.parameters[name] for name in self._taken(step)] if step is not None else []
+        if fault.first.cause == "norm-offset":
+            return next((line for ref in written if (line := self.loader.computed(ref)) is not None), None)
         return None
+
+    def _crosswise(self, modules: tuple[str, str]) -> Source | None:
+        """The line that loads two modules' tensors crosswise, if both are called as often as in the reference."""
+        tape, reference = self.room.tapes.port, self.room.tapes.reference
+        ours = [self._port_of(name) for name in modules]
+        if any(own and _times(tape, own) != _times(reference, name) for own, name in zip(ours, modules, strict=True)):
+            return None
+        first, second = (f"{name}.weight" for name in self._in_order(modules))
+        if not self.loader.crosswise(first, second):
+            return None
+        holding = [name for name, tensors in self.loader.loading.held.items() if {first, second} & set(tensors)]
+        entries = self.loader.pair.port.weights is not None
+        return (None if entries else self.loader.listed(first) or self.loader.asked(first, (second,))) or (
+            self.loader.line(holding)
+        )
+
+    def _in_order(self, modules: tuple[str, str]) -> list[str]:
+        """Modules in the order in which the reference has them."""
+        order = list(self.room.sides.reference.modules)
+        return sorted(modules, key=order.index)
+
+    def _taken(self, step: Step) -> list[str]:
+        """The parameters that a step is given."""
+        tape = self.room.tapes.port
+        makers = set()
+        for ref in step.inputs:
+            taken = ref
+            while (made := tape.steps[taken.step]).inputs and is_layout(made.name) and made.name != "copy_":
+                taken = made.inputs[0]
+            makers.add(taken)
+        return [name for name, ref in self.room.tapes.parameters.items() if ref in makers]
 
     def _port_of(self, module: str) -> str:
         return next((pair.port for pair in self.room.measured.pairs if pair.reference == module), "")

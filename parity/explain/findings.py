@@ -129,7 +129,8 @@ def _untouched(sides: Sides, forward: Forward) -> Iterator[Located]:
         if not fitting and not _shares_a_tensor(reference, module):
             continue  # nothing is missing that it could have held: a constant of the port's own
         module = module or next((_serves(reference, tensor) for tensor in loading.waiting[parameter]), "")
-        cause = "tied-head" if _shares_a_tensor(reference, module) else "weights-silently-missing"
+        head = _shares_a_tensor(reference, module) or _is_head(reference, module)
+        cause = "tied-head" if head else "weights-silently-missing"
         title = f"{parameter} was never loaded, it is as Model(config) left it"
         finding = Finding("weights", cause, title, module, _module(parameter))
         yield Located(finding, names=(*loading.waiting[parameter], parameter))
@@ -143,7 +144,7 @@ def _not_held(sides: Sides, forward: Forward) -> Iterator[Located]:
     waiting = {
         tensor
         for parameter in loading.untouched
-        for tensor in _tensors_of(reference, partners.get(_module(parameter), ""))
+        for tensor in (*_tensors_of(reference, partners.get(_module(parameter), "")), *loading.waiting[parameter])
     }
     for tensor in loading.unused:
         if tensor not in misplaced and tensor not in waiting:
@@ -204,6 +205,8 @@ def forward(sides: Sides, measured: Forward, settled: Sequence[Finding]) -> tupl
     places: dict[str, list[tuple[Finding, Endpoint]]] = {}
     for endpoint in _without_twins(sides.reference, failing):
         finding = _finding(sides, measured, endpoint)
+        if finding.reference_module in explained:
+            continue
         if endpoint in shared:
             finding = replace(finding, title=shared[endpoint])
         place = shared.get(endpoint) or f"{template(endpoint.module)} {endpoint.kind}"

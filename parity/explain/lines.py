@@ -42,7 +42,7 @@ class Lines:
             return self.calling(endpoint)
         if fault.first.name.startswith("rope table") and (table := self._reordered(found)) is not None:
             return self.source(table, None)
-        step = self._culprit(found, fault)
+        step = self.culprit(found, fault)
         return self.calling(endpoint) if step is None else self.source(step, fault)
 
     def _is_bare(self, endpoint: Endpoint, fault: Fault) -> bool:
@@ -143,7 +143,7 @@ class Lines:
         """The port's modules by name."""
         return dict(self.room.tapes.port_model.named_modules())
 
-    def _culprit(self, found: Diagnosis, fault: Fault) -> Step | None:
+    def culprit(self, found: Diagnosis, fault: Fault) -> Step | None:
         """The step of the port that makes the wrong value: the first that only the changed reference accounts for.
 
         What leads up to it and is in no reference, changed or not, is part of it.
@@ -192,11 +192,24 @@ class Lines:
     def suspect(self, found: Diagnosis) -> Step | None:
         """The first step that gives what the reference has not, where nothing says why."""
         tape = self.room.tapes.port
-        floats = [ref for ref in found.suspicion.strict if tape.value(ref).is_floating_point()]
-        for ref in (*floats, *found.suspicion.likely, *found.suspicion.strict):
+        made = [ref for ref in found.suspicion.strict if tape.steps[ref.step].inputs]
+        for ref in (*made, *found.suspicion.likely, *found.suspicion.strict):
             if tape.steps[ref.step].frames:
-                return tape.steps[ref.step]
+                return tape.steps[self._misread(ref).step]
         return None
+
+    def _misread(self, ref: Ref) -> Ref:
+        """Where a value first stood in an order that the reference does not have it in."""
+        tape = self.room.tapes.port
+        while True:
+            inputs = [
+                other
+                for other in tape.steps[ref.step].inputs
+                if tape.steps[other.step].frames and self.values.twisted(other)
+            ]
+            if not inputs:
+                return ref
+            ref = inputs[0]
 
     def reference_suspect(self, endpoint: Endpoint) -> Source | None:
         """The first operation of the reference whose result the port never computes."""

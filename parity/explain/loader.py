@@ -1,38 +1,203 @@
-"""The line of a fault made while loading: the entry of WEIGHTS, or what last wrote into the parameter."""
+"""The line of a fault made while loading: the entry of WEIGHTS, or where a loader asked for a tensor or wrote it.
 
+A tensor in the wrong place can be the fault of the loader or of the code that uses it. The loader is taken at its word
+where its names tell two tensors apart; else the one of the two that departs from the reference's order is wrong.
+"""
+
+import ast
 import linecache
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
+from parity.compare.loading import Loading
 from parity.explain.locate import Code, source_at
+from parity.explain.match import is_layout
+from parity.explain.provenance import around_at, collected_at, listed_at
 from parity.explain.record import Tapes
+from parity.explain.trace import Frame, Ref, Step
 from parity.names import template
 from parity.pair.pair import Pair
 from parity.records import Source
 
 _TELLING = 8  # characters of a name's end from which on shorter ends are looked for as well
+_TURNING = ("T.__get__", "mT.__get__", "t", "transpose", "permute", "swapaxes", "swapdims", "movedim")
 
 
-def loader_line(pair: Pair, tapes: Tapes, names: Sequence[str]) -> Source | None:
-    """Where the port says, or does, what goes wrong in loading.
+@dataclass(frozen=True)
+class Loader:
+    """How one port was loaded, and what an audit of that found."""
 
-    Args:
-        pair: what is compared.
-        tapes: both models traced from their constructors on.
-        names: the port's parameters and the checkpoint's tensors that the finding speaks of, the most telling first.
-    """
-    entries = pair.port.weights is not None
-    if entries and (found := _quoted(tapes.files, [f"{quote}{template(n)}" for n in names for quote in "\"'"])):
+    pair: Pair
+    tapes: Tapes
+    loading: Loading
+
+    @property
+    def code(self) -> Code:
+        """The port's own code."""
+        return Code(self.tapes.own_code)
+
+    def line(self, names: Sequence[str]) -> Source | None:
+        """Where the port says, or does, what goes wrong in loading.
+
+        Args:
+            names: the port's parameters and the checkpoint's tensors that a finding speaks of, the most telling first.
+        """
+        if self.pair.port.weights is not None:
+            mentions = [f"{quote}{template(name)}" for name in names for quote in "\"'"]
+            found = _quoted(self.tapes.files, [*mentions, *(text for name in names for text in _endings(name))])
+            return found or self._written(names)
+        return self._left(names) or self._asked_beside(names) or self._mentioned(names) or self._written(names)
+
+    def _left(self, names: Sequence[str]) -> Source | None:
+        """For a parameter that nothing was written into, though its tensor was asked for."""
+        if not any(name in self.tapes.asked for name in names):
+            return None
+        left = next((name for name in names if name in self.loading.untouched), "")
+        return self._beside(left) if left else None
+
+    def _asked_beside(self, names: Sequence[str]) -> Source | None:
+        """Where the loader asked for a tensor, or for another one of the same module."""
+        for name in names:
+            beside = next((other for other in self.tapes.asked if _module(other) == _module(name)), name)
+            if (found := self.asked(beside, self.loading.unused)) is not None:
+                return found
+        return None
+
+    def _mentioned(self, names: Sequence[str]) -> Source | None:
+        """Where a tensor is named, though nothing asked for it."""
+        found = _quoted(self.tapes.files, [text for name in names for text in _endings(name)])
+        return None if found is None else self._reached(found)
+
+    def asked(self, tensor: str, wrong: Iterable[str] = ()) -> Source | None:
+        """Where the loader asked for a tensor: further out where what asked for it is right about others.
+
+        Args:
+            tensor: a tensor of the checkpoint.
+            wrong: others that are not right.
+        """
+        frames = self.code.of(self.tapes.asked.get(tensor, ()))
+        faulty = {template(_module(name)) for name in (tensor, *wrong)}
+        right = [own for name, own in self.tapes.asked.items() if template(_module(name)) not in faulty]
+        for level, frame in enumerate(frames):
+            here, outer = _place(frame), [_place(each) for each in frames[level + 1 : level + 2]]
+            elsewhere = [
+                [_place(each) for each in other[level + 1 : level + 2]]
+                for other in map(self.code.of, right)
+                if len(other) > level and _place(other[level]) == here
+            ]
+            if not outer or all(place == outer for place in elsewhere):
+                return source_at(frame.file, frame.line)
+        return None
+
+    def listed(self, tensor: str) -> Source | None:
+        """The entry of a table in which a tensor's name stands."""
+        parts = _module(template(tensor)).split(".")
+        for file in self.tapes.files:
+            for first in range(len(parts) - 1):
+                line = listed_at(file, ".".join(parts[first:]))
+                if line is not None:
+                    return source_at(file, line)
+        return None
+
+    def _written(self, names: Sequence[str]) -> Source | None:
+        """The line that last wrote into a parameter, or on which what it wrote was collected."""
+        for name in names:
+            ref = self.tapes.parameters.get(name)
+            frames = self.code.frames(self.tapes.port.steps[ref.step]) if ref is not None else []
+            if frames:
+                return source_at(frames[0].file, collected_at(frames[0].file, frames[0].line) or frames[0].line)
+            if (found := self._beside(name)) is not None:
+                return found
+        return None
+
+    def _beside(self, parameter: str) -> Source | None:
+        """The line that wrote into parameters of the same name in other layers, for one that nothing wrote into.
+
+        Where nothing was written from one of them on, the loop did not go far enough.
+        """
+        alike = [name for name in self.tapes.parameters if template(name) == template(parameter)]
+        missing = [name for name in alike if name in self.loading.untouched]
+        for name in alike:
+            step = self.tapes.port.steps[self.tapes.parameters[name].step]
+            frames = self.code.frames(step)
+            if step.name == "copy_" and frames:
+                file, line = frames[0].file, frames[0].line
+                short = len(missing) > 1 and missing == alike[-len(missing) :]
+                loop = around_at(file, line, ast.For, ast.While, outermost=True) if short else None
+                return source_at(file, loop or line)
+        return None
+
+    def _reached(self, line: Source) -> Source:
+        """The line itself; the condition around it, where it was never come to."""
+        frames = [frame for frames in self.tapes.asked.values() for frame in self.code.of(frames)]
+        here = [frame for frame in frames if frame.file.endswith(line.file)]
+        if not here or any(frame.line == line.line for frame in here):
+            return line
+        guard = around_at(here[0].file, line.line, ast.If)
+        return (source_at(here[0].file, guard) if guard else None) or line
+
+    def chain(self, ref: Ref) -> list[Step]:
+        """What was done to a tensor of the checkpoint before it came to be a parameter, the last first."""
+        found = []
+        waiting = [ref]
+        while waiting:
+            step = self.tapes.port.steps[waiting.pop().step]
+            if step.function is None:
+                continue
+            found.append(step)
+            waiting += step.inputs if step.name != "copy_" else step.inputs[-1:]
         return found
-    mentions = [text for name in names for text in _endings(name)]
-    if entries and (found := _quoted(tapes.files, mentions)):
-        return found
-    code = Code(tapes.own_code)
-    for name in names:
-        ref = tapes.parameters.get(name)
-        found = code.source(tapes.port.steps[ref.step]) if ref is not None else None
-        if found is not None:
-            return found
-    return None if entries else _quoted(tapes.files, mentions)
+
+    def computed(self, ref: Ref) -> Source | None:
+        """The line on which a loader calculates with a tensor, beyond moving it around."""
+        for step in self.chain(ref):
+            if not is_layout(step.name) and step.name not in ("cat", "concat", "stack") and step.inputs:
+                return self.code.source(step)
+        return None
+
+    def turned(self, ref: Ref) -> bool:
+        """Whether a loader transposes a tensor."""
+        return any(step.name in _TURNING for step in self.chain(ref))
+
+    def crosswise(self, first: str, second: str) -> bool:
+        """Whether it is the loader that has two tensors in each other's place, and not the code that uses them.
+
+        Args:
+            first, second: tensors of the checkpoint, in the reference's order.
+        """
+        ours = [
+            next((name for name, tensors in self.loading.held.items() if each in tensors), "")
+            for each in (first, second)
+        ]
+        if not all(ours):
+            return False
+        if ours[0] == ours[1]:
+            tensors = self.loading.held[ours[0]]
+            return tensors.index(first) > tensors.index(second)
+        straight = _akin(first, second, ours[0]) and _akin(second, first, ours[1])
+        crossed = _akin(first, second, ours[1]) and _akin(second, first, ours[0])
+        if straight != crossed:
+            return crossed
+        order = [name for name, _ in self.tapes.port_model.named_parameters(remove_duplicate=False)]
+        return order.index(ours[0]) > order.index(ours[1])
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _place(frame: Frame) -> tuple[object, int]:
+    return frame.code, frame.at
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[._\W]+", ".".join(template(name).split(".")[-3:]).lower()))
+
+
+def _akin(tensor: str, other: str, parameter: str) -> bool:
+    """Whether a parameter has a word of a tensor's name that another tensor's name has not."""
+    return bool((_words(tensor) - _words(other)) & _words(parameter))
 
 
 def _endings(name: str) -> list[str]:

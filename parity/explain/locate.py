@@ -21,6 +21,8 @@ from parity.explain.trace import Frame, Ref, Step, Tape
 from parity.records import Source
 
 _FEWEST = 4
+_CONSTANT = ("ones", "zeros", "full", "ones_like", "zeros_like", "full_like", "new_ones", "new_zeros", "new_full")
+_JOINING = ("cat", "concat", "stack")
 _FOLLOWED = 24  # values made from one that are looked at to vindicate it
 _SITE = sysconfig.get_paths()["purelib"]
 
@@ -64,6 +66,10 @@ class Values:
             self._known[ref] = found[1] if found else None
         return self._known[ref]
 
+    def twisted(self, ref: Ref) -> bool:
+        """Whether a value is one of the reference's, read along its axes in another order."""
+        return self.index.twisted(self.changed.get(ref, self.tape.value(ref))) is not None
+
     def accounted(self, ref: Ref) -> bool:
         """Whether a value needs no explanation: the reference has it, or it was handed in and only moved around."""
         if self.relation(ref) == "same":
@@ -74,7 +80,7 @@ class Values:
                 self._weak[ref] = True
                 return True
             step = self.tape.steps[ref.step]
-            if step.function is None and step.name == "leaf":
+            if (step.function is None and step.name == "leaf") or step.name in _CONSTANT:
                 self._weak[ref] = True
             elif is_layout(step.name) or self.relation(ref) == "reordered":
                 inputs = [other for other in step.inputs if not _is_index(self.tape.value(other))]
@@ -106,7 +112,7 @@ class Values:
 
     def judged(self, step: Step) -> bool:
         """Whether a step gives something that can be told from other values."""
-        return any(value.numel() >= _FEWEST and value.is_floating_point() for value in step.values)
+        return any(value.numel() >= _FEWEST and not _is_index(value) for value in step.values)
 
     def _handed(self, ref: Ref) -> bool:
         """Not itself of the reference, but accounted for."""
@@ -121,14 +127,30 @@ class Values:
         found = list(backward(self.tape, starts, lambda ref, _: self.accounted(ref)))
         chain = [ref for ref in found if ref in starts or not self.accounted(ref)]
         inside = set(chain)
-        strict = sorted(ref for ref in chain if not inside & set(self.tape.steps[ref.step].inputs))
+        strict = sorted((ref for ref in chain if not inside & set(self.tape.steps[ref.step].inputs)), key=self._needed)
         near = {
             ref for ref in chain if self.relation(ref) in ("scaled", "reordered") or _is_index(self.tape.value(ref))
         }
         likely = sorted(
-            ref for ref in chain if ref not in near and not (inside - near) & set(self._through(ref, near, inside))
+            (ref for ref in chain if ref not in near and not (inside - near) & set(self._through(ref, near, inside))),
+            key=self._needed,
         )
         return Suspicion(tuple(sorted(chain)), tuple(strict), tuple(likely))
+
+    def _needed(self, ref: Ref) -> tuple[int, Ref]:
+        """When a value is first computed with, which for weights is long after they were loaded."""
+        waiting, seen, first = [ref], {ref}, None
+        while waiting and len(seen) < _FOLLOWED:
+            for number in self.users.get(heapq.heappop(waiting), ()):
+                step = self.tape.steps[number]
+                if is_layout(step.name) or step.name in _JOINING:
+                    for other in step.refs:
+                        if other not in seen:
+                            seen.add(other)
+                            heapq.heappush(waiting, other)
+                else:
+                    first = number if first is None else min(first, number)
+        return ref.step if first is None else first, ref
 
     def _through(self, ref: Ref, near: set[Ref], inside: set[Ref]) -> Iterable[Ref]:
         """Inputs of a value, looking through those that are nearly accounted for."""

@@ -130,6 +130,10 @@ def _nested(first: torch.Size, second: torch.Size) -> bool:
     return bool(ours <= theirs or theirs <= ours)
 
 
+def _axes(value: Tensor) -> list[int]:
+    return sorted(size for size in value.shape if size > 1)
+
+
 def _close(value: Tensor, other: Tensor, tolerance: float) -> bool:
     size = torch.linalg.vector_norm(other)
     return bool(torch.linalg.vector_norm(value - other) <= tolerance * size)
@@ -196,6 +200,19 @@ class Index:
             if key.scaled(other):
                 return ref, "scaled"
         return None
+
+    def twisted(self, value: Tensor) -> Ref | None:
+        """A value with the same axes, whose entries stand in another order along them; None if one has the same."""
+        key = key_of(value)
+        found = None
+        for ref in self._near(key) if key is not None else ():
+            other = self.values[ref]
+            if _axes(other) != _axes(value):
+                continue
+            if same(value, other):
+                return None
+            found = found or ref
+        return found
 
     def _near(self, key: Key) -> list[Ref]:
         table = self._tables.get(key.size, [])

@@ -156,6 +156,41 @@ def assigned_at(file: str, module: str, parameter: str) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
+def collected_at(file: str, line: int) -> int | None:
+    """The line that collects several values in a list or tuple, which a line uses by name; None if it uses none."""
+    code = _Code.of(file)
+    statement = code.statement(line) if code else None
+    for name in ast.walk(statement) if code and statement else ():
+        given = _local(code, name, "") if code and isinstance(name, ast.Name) else None
+        if given is not None and isinstance(given[0], ast.List | ast.ListComp | ast.Tuple | ast.GeneratorExp):
+            return given[1]
+    return None
+
+
+def around_at(file: str, line: int, *kinds: type[ast.AST], outermost: bool = False) -> int | None:
+    """The line of the statement of some kind around a line, inside the same function; None if there is none."""
+    code = _Code.of(file)
+    node: ast.AST | None = code.statement(line) if code else None
+    found = None
+    while code is not None and node is not None and not isinstance(node, ast.FunctionDef | ast.ClassDef):
+        node = code.outer.get(node)
+        if isinstance(node, kinds) and (found is None or outermost):
+            found = node
+    return found.lineno if isinstance(found, ast.stmt) else None
+
+
+def listed_at(file: str, text: str) -> int | None:
+    """The one line on which a text is an entry of a table, a dict or a list of names; None if it is in several."""
+    code = _Code.of(file)
+    found = {
+        node.lineno
+        for node in (ast.walk(code.tree) if code else ())
+        if isinstance(node, ast.Constant) and node.value == text
+        if code is not None and isinstance(code.outer.get(node), ast.Dict | ast.List | ast.Tuple)
+    }
+    return found.pop() if len(found) == 1 else None
+
+
 def returned_at(file: str, line: int) -> int | None:
     """The line on which a function returns what it computed on an earlier one; None if it is not told apart."""
     code = _Code.of(file)

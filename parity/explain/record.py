@@ -12,7 +12,7 @@ from parity.compare import isolate as isolation
 from parity.compare.capture import LOGITS, renumbered, run
 from parity.compare.stages import Forward, Sides
 from parity.explain.fills import together
-from parity.explain.trace import Ref, Session, Tape
+from parity.explain.trace import Frame, Ref, Session, Tape
 from parity.pair import pair as pairs
 from parity.pair import port as ports
 from parity.pair import reference as references
@@ -25,7 +25,7 @@ class Tapes:
     """What both models did, operation by operation.
 
     port_model is the model that the port's tape was made with; own_code and files are where it is written; parameters
-    says which step last wrote into each of them.
+    says which step last wrote into each of them. asked: from where its loader asked for each tensor of the checkpoint.
     """
 
     reference: Tape
@@ -34,6 +34,7 @@ class Tapes:
     own_code: tuple[str, ...]
     files: tuple[str, ...] = ()
     parameters: Mapping[str, Ref] = field(default_factory=dict)
+    asked: Mapping[str, tuple[Frame, ...]] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -44,7 +45,7 @@ def tapes(pair: Pair, sides: Sides, measured: Forward) -> Tapes:
         TooLarge: more values than can be kept.
     """
     ours, theirs = Session(), Session()
-    model, loaded = pairs.promoted(pair, (ours.mode, theirs.mode))
+    model, loaded = pairs.promoted(pair, (ours.mode, theirs.mode), theirs.ask if pair.port.load_weights else None)
     ours.name(model)
     theirs.name(loaded.model)
     written = theirs.written(loaded.model)
@@ -62,7 +63,7 @@ def tapes(pair: Pair, sides: Sides, measured: Forward) -> Tapes:
         port_tape = together(_ending(theirs.tape(port.logits)))
     files = tuple(file for file in code_files(loaded.model) if not file.startswith("<"))
     folders = tuple(sorted({str(Path(file).parent) for file in files}))
-    return Tapes(reference_tape, port_tape, loaded.model, folders, files, written)
+    return Tapes(reference_tape, port_tape, loaded.model, folders, files, written, theirs.asked)
 
 
 def _returned(session: Session, logits: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -106,11 +106,16 @@ def find_reference(port: Port, config: Path | None, reference: str | None) -> tu
     return described, notes
 
 
-def promoted(pair: Pair, watches: tuple[Watch, Watch] = (None, None)) -> tuple[nn.Module, LoadedPort]:
-    """Both models built in promoted float64, with the same weights; each with somebody who watches, if wanted."""
+def promoted(
+    pair: Pair, watches: tuple[Watch, Watch] = (None, None), asked: Callable[[str], None] | None = None
+) -> tuple[nn.Module, LoadedPort]:
+    """Both models built in promoted float64, with the same weights; each with somebody who watches, if wanted.
+
+    `asked` is told of every tensor that the port's loader asks for.
+    """
     model = references.build(pair.reference, True, watches[0])
     model.load_state_dict(pair.reference_model.state_dict())
-    tensors = Tensors(pair.checkpoint, True)
+    tensors = Tensors(pair.checkpoint, True, asked=asked)
     return model, ports.build(pair.promoted_port, pair.reference.config, tensors, True, pair.seed, watches[1])
 
 

@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -24,9 +24,17 @@ class Tensors(Mapping[str, Tensor]):
     """A checkpoint's tensors by name, read on demand from memory-mapped safetensors; every read is a fresh tensor.
 
     With `promoted`, floating tensors come as float64, so that whatever a loader computes from them keeps its digits.
+    `asked` is told of every name that a loader asks for.
     """
 
-    def __init__(self, directory: Path, promoted: bool, perturbed: frozenset[str] = frozenset()):
+    def __init__(
+        self,
+        directory: Path,
+        promoted: bool,
+        perturbed: frozenset[str] = frozenset(),
+        asked: Callable[[str], None] | None = None,
+    ):
+        self._asked = asked
         self._promoted = promoted
         self._perturbed = perturbed
         self._files: dict[str, safe_open] = {}
@@ -39,6 +47,8 @@ class Tensors(Mapping[str, Tensor]):
         if name not in self._files:
             raise MissingTensor(name)
         self.read.add(name)
+        if self._asked is not None:
+            self._asked(name)
         with torch._C.DisableTorchFunction():  # reading bytes is not a cast to promote
             tensor: Tensor = self._files[name].get_tensor(name)
         if not tensor.is_floating_point():
