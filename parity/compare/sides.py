@@ -39,6 +39,10 @@ class Side:
         own = any(True for _ in self.modules[module].parameters(recurse=False))
         return own or any(self.owned.get(module, {}).values())
 
+    def holds_weights(self, module: str) -> bool:
+        """Whether a module, or one inside it, has parameters."""
+        return any(True for _ in self.model.get_submodule(module).parameters())
+
     def owner(self, tensor: str) -> str:
         """The module that keeps a tensor, the root ("") if none inside does."""
         return next(name for name in parents(tensor) if not name or name in self.modules)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from parity.explain.edit_operations import ACTIVATIONS
 from parity.explain.mutations import Context, Mutation, Region, again
-from parity.explain.play import Playing
+from parity.explain.play import Edit, Playing
 from parity.explain.roles import Role
 from parity.explain.trace import Ref, Step
 from parity.names import numbers, template
@@ -97,6 +97,47 @@ def sums_before_norms(context: Context, inside: set[int]) -> Iterator[Mutation]:
             yield Mutation(
                 "residual-topology", f"sum before {last}", text, {given.step: edit}, given.step, 0.95, moves=True
             )
+
+
+def other_layers(context: Context, inside: set[int]) -> Iterator[Mutation]:
+    """Layers that run with the weights of others: all of them of the next or the one before, or one alone."""
+    layers = [region for (module, _), region in context.calls.items() if context.role_of(module) == Role.layer]
+    steps = [_layer_as(context, region, region) for region in layers]
+    if len(layers) < 2 or None in steps or not any(ref.step in inside for layer in layers for ref in layer.outputs):
+        return
+    for offset, words in ((1, "next"), (-1, "previous")):
+        edits = {}
+        for place, region in enumerate(layers):
+            found = _layer_as(context, region, layers[(place + offset) % len(layers)])
+            if found is not None:
+                edits[found[0]] = found[1]
+                if 0 <= place + offset < len(layers):
+                    text = f"behaves as if {region.name} were {layers[place + offset].name} once more"
+                    yield Mutation("layer-wiring", f"{region.name} as the {words}", text, dict((found,)), found[0])
+        text = f"behaves as if every layer had the weights of the {words} one"
+        yield Mutation("layer-wiring", f"layers as the {words}", text, edits, min(edits), 0.95)
+
+
+def _layer_as(context: Context, layer: Region, other: Region) -> tuple[int, Edit] | None:
+    """What a layer gives if it is another one, as an edit of its last step."""
+    hidden = [_hidden(context, region) for region in (layer, other)]
+    if len(layer.outputs) != 1 or len(other.outputs) != 1 or None in hidden:
+        return None
+    given, taken = hidden
+
+    def change(playing: Playing, step: Step) -> Tensor:
+        assert given is not None
+        assert taken is not None
+        return again(playing, context, other, {taken: playing.value(given, step)}, other.outputs[0])
+
+    return layer.outputs[0].step, _here(change)
+
+
+def _hidden(context: Context, layer: Region) -> Ref | None:
+    """The hidden state that a layer is given."""
+    shape = context.tape.value(layer.outputs[0]).shape if layer.outputs else None
+    found = [ref for ref in layer.inputs if context.tape.value(ref).shape == shape and not context.producer(ref).label]
+    return found[0] if len(found) == 1 else None
 
 
 def _twice(context: Context, module: str, region: Region, given: Ref, output: Ref, role: Role) -> Mutation:

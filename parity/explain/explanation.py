@@ -7,13 +7,13 @@ from parity.compare.capture import LOGITS, Endpoint
 from parity.compare.sides import parents
 from parity.compare.stages import Forward, Sides
 from parity.explain.diagnose import Diagnosis, Fault, diagnose, explanations
-from parity.explain.findings import Located
+from parity.explain.findings import NOT_LOADED, Located
 from parity.explain.lines import Lines
 from parity.explain.loader import Loader
 from parity.explain.locate import Code, Values, source_at
 from parity.explain.match import is_layout
 from parity.explain.mutations import Context
-from parity.explain.provenance import assigned_at
+from parity.explain.provenance import assigned_at, built_at
 from parity.explain.record import tapes
 from parity.explain.roles import Role
 from parity.explain.room import Room
@@ -38,7 +38,7 @@ class Explained:
 
 def explain(pair: Pair, sides: Sides, measured: Forward, located: Sequence[Located]) -> Explained:
     """Findings, each with the port's line, the reference's, and what explains it; and the taps."""
-    if not any(each.endpoints or each.names or each.called for each in located):
+    if not any(each.endpoints or each.names or each.called or each.built for each in located):
         return Explained(tuple(each.finding for each in located))
     try:
         recorded = tapes(pair, sides, measured)
@@ -52,6 +52,11 @@ def explain(pair: Pair, sides: Sides, measured: Forward, located: Sequence[Locat
     desk = _Desk(room, values, code, Lines(room, values, code), loader)
     found: list[Finding] = []
     for place, each in enumerate(located):
+        if each.built:
+            lines = (built_at(file, each.built) for file in recorded.files)
+            made = next((source_at(file, line) for file, line in zip(recorded.files, lines, strict=True) if line), None)
+            found.append(replace(each.finding, port_source=made))
+            continue
         if each.called:
             frames = desk.code.of(recorded.port.called.get((each.called, 0), ()))
             source = source_at(frames[0].file, frames[0].line) if frames else None
@@ -66,7 +71,26 @@ def explain(pair: Pair, sides: Sides, measured: Forward, located: Sequence[Locat
             continue
         found += desk.findings(each.finding, each.endpoints[0])
     in_order = sorted(found, key=lambda finding: finding.stage != "weights")  # some turn out to be faults of loading
-    return Explained(_without_repetition(in_order), taps(desk.room, desk.values))
+    return Explained(_without_repetition(_proven(in_order)), taps(desk.room, desk.values))
+
+
+def _proven(findings: Sequence[Finding]) -> list[Finding]:
+    """What a loader left out, and what another finding of the same module shows that it loaded instead, as one."""
+    kept = list(findings)
+    for missing in findings:
+        proofs = [each for each in kept if each.cause == "weights-misplaced" and each.explanations]
+        shown = next((each for each in proofs if _same_place(each, missing)), None)
+        if missing.cause in NOT_LOADED and shown is not None:
+            cause = "tied-head" if missing.cause == "tied-head" else shown.cause
+            kept[kept.index(missing)] = replace(shown, stage="weights", cause=cause)
+            kept.remove(shown)
+        elif missing.cause in NOT_LOADED:
+            kept = [each for each in kept if each.cause != "unknown" or not _same_place(each, missing)]
+    return kept
+
+
+def _same_place(first: Finding, second: Finding) -> bool:
+    return first is not second and first.reference_module == second.reference_module
 
 
 def _without_repetition(findings: Sequence[Finding]) -> tuple[Finding, ...]:
@@ -84,6 +108,13 @@ def _without_repetition(findings: Sequence[Finding]) -> tuple[Finding, ...]:
         else:
             kept[key] = finding
     return tuple(kept.values())
+
+
+def _cause(cause: str, crossed: bool, fused: bool) -> str:
+    """What wiring stands for, if it was the loader who did it, or who takes a fused projection apart wrongly."""
+    if crossed:
+        return "weights-misplaced" if cause in _WIRED else cause
+    return "split-layout" if fused and cause == "weights-misplaced" else cause
 
 
 def _times(tape: Tape, module: str) -> int:
@@ -108,6 +139,8 @@ class _Desk:
             line = assigned_at(file, last, "weight") if last else None
             if line is not None:
                 return source_at(file, line)
+        if (filled := self.loader.filled(f"{finding.port_module}.weight")) is not None:
+            return filled
         frames = self.code.of(self.room.tapes.port.called.get((finding.port_module, 0), ())) if last else []
         return source_at(frames[0].file, frames[0].line) if frames else None
 
@@ -141,10 +174,11 @@ class _Desk:
         if module != finding.reference_module:
             port_module = next((partners[name] for name in (module, *parents(module)) if name in partners), port_module)
         crossed = self._misloaded(found, fault)
+        fused = mutation.pair is not None and self.loader.fused(*(f"{name}.weight" for name in mutation.pair))
         return replace(
             finding,
             stage="weights" if crossed else finding.stage,
-            cause="weights-misplaced" if crossed and mutation.cause in _WIRED else mutation.cause,
+            cause=_cause(mutation.cause, crossed is not None, fused),
             reference_module=module,
             port_module=port_module,
             port_source=crossed or self.lines.of(endpoint, found, fault),
@@ -158,11 +192,17 @@ class _Desk:
         for mutation in fault.mutations:
             if mutation.pair is not None and (line := self._crosswise(mutation.pair)) is not None:
                 return line
+        if fault.first.cause == "layer-wiring":
+            return self.loader.reordered()
         step = self.lines.culprit(found, fault)
         written = [self.room.tapes.parameters[name] for name in self._taken(step)] if step is not None else []
-        if fault.first.cause == "norm-offset":
-            return next((line for ref in written if (line := self.loader.computed(ref)) is not None), None)
-        return None
+        ways = {
+            "norm-offset": self.loader.computed,
+            "weight-transposed": self.loader.turned,
+            "weights-misplaced": self.loader.written,
+        }
+        way = ways.get(fault.first.cause)
+        return next((line for ref in written if way is not None and (line := way(ref)) is not None), None)
 
     def _crosswise(self, modules: tuple[str, str]) -> Source | None:
         """The line that loads two modules' tensors crosswise, if both are called as often as in the reference."""

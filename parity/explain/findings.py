@@ -13,9 +13,10 @@ from parity.compare.measure import identical
 from parity.compare.sides import Side, parents
 from parity.compare.stages import Forward, Sides
 from parity.explain.segment import around, first_unwitnessed
-from parity.names import template
+from parity.names import fold, template
 from parity.records import PROMOTED_NOISE, Finding
 
+NOT_LOADED = ("weights-silently-missing", "tied-head")  # causes of what a loader left out
 _FLOAT32_ROUNDING = 1e-6
 
 
@@ -24,17 +25,21 @@ class Located:
     """A finding, and what it speaks of.
 
     endpoints: the places of the reference at which the port is wrong by itself, the first one first. names: parameters
-    and tensors that went wrong in loading. called: a module of the port whose call is what is wrong.
+    and tensors that went wrong in loading. called: a module of the port whose call is what is wrong. built: one
+    that was made wrongly.
     """
 
     finding: Finding
     endpoints: tuple[Endpoint, ...] = ()
     names: tuple[str, ...] = ()
     called: str = ""
+    built: str = ""
 
 
 def weights(sides: Sides, forward: Forward) -> tuple[Located, ...]:
     """Findings of the load audit, one per kind of place."""
+    shared = _shared(sides, forward)
+    inside = tuple(f"{template(each.finding.reference_module)}." for each in shared)
     found = [
         *_moved(sides, forward),
         *_misplaced(sides),
@@ -42,7 +47,27 @@ def weights(sides: Sides, forward: Forward) -> tuple[Located, ...]:
         *_untouched(sides, forward),
         *_not_held(sides, forward),
     ]
-    return _grouped(found)
+    others = [each for each in found if not template(f"{each.finding.reference_module}.").startswith(inside or ("?",))]
+    return (*shared, *_grouped(others))
+
+
+def _shared(sides: Sides, forward: Forward) -> list[Located]:
+    """Layers that are one module in the port, and several in the reference."""
+    partners = {pair.port: pair.reference for pair in forward.pairs}
+    groups: dict[tuple[int, str], list[str]] = {}
+    for name, module in sides.port.model.named_modules(remove_duplicate=False):
+        groups.setdefault((id(module), template(name)), []).append(name)
+    found: list[Located] = []
+    for (_, kind), names in groups.items():
+        layers = [name for name in sides.reference.modules if template(name) == template(partners.get(names[0], ""))]
+        within = any(kind.startswith(f"{template(each.finding.port_module)}.") for each in found)
+        if len(names) < 2 or len(layers) < len(names) or within or not sides.port.holds_weights(names[0]):
+            continue
+        title = f"{fold(names)[0]} are one module; what was loaded last is in all of them"
+        evidence = tuple(f"also {name}" for name in layers[1:])
+        finding = Finding("weights", "layer-wiring", title, layers[0], names[0], evidence=evidence)
+        found.append(Located(finding, built=names[0].rpartition(".")[0]))
+    return found
 
 
 def _moved(sides: Sides, forward: Forward) -> Iterator[Located]:
@@ -191,9 +216,11 @@ def _module(parameter: str) -> str:
 def forward(sides: Sides, measured: Forward, settled: Sequence[Finding]) -> tuple[Located, ...]:
     """Findings of the forward stage, in the order data flows; those that `settled` already explains are left out."""
     special = _special(sides, measured)
-    explained = {finding.reference_module for finding in settled} | {
-        module for finding in settled for module in _also(finding)
-    }
+    never = {_serves(sides.reference, tensor) for found in sides.loading.waiting.values() for tensor in found}
+    certain = [each for each in settled if each.cause not in NOT_LOADED or each.reference_module in never]
+    explained = {each.reference_module for each in certain} | {module for each in certain for module in _also(each)}
+    wired = [each for each in settled if each.cause == "layer-wiring"]
+    shared_layers = {module for each in wired for module in (each.reference_module, *_also(each))}
     failing = [
         endpoint
         for endpoint in sorted(measured.isolated.errors, key=sides.reference.trace.event)
@@ -205,7 +232,8 @@ def forward(sides: Sides, measured: Forward, settled: Sequence[Finding]) -> tupl
     places: dict[str, list[tuple[Finding, Endpoint]]] = {}
     for endpoint in _without_twins(sides.reference, failing):
         finding = _finding(sides, measured, endpoint)
-        if finding.reference_module in explained:
+        blamed = {finding.reference_module, *parents(finding.reference_module)}
+        if blamed & ((explained & never) | shared_layers):
             continue
         if endpoint in shared:
             finding = replace(finding, title=shared[endpoint])

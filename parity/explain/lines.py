@@ -18,6 +18,7 @@ from parity.explain.trace import Frame, Ref, Step
 from parity.records import Source
 
 _NEAR = 8  # steps
+_PARTING = ("chunk", "split", "unbind", "tensor_split", "split_with_sizes")
 _REPEATING = ("repeat", "repeat_interleave", "tile")  # what shares key/value heads
 
 
@@ -43,6 +44,8 @@ class Lines:
         if fault.first.name.startswith("rope table") and (table := self._reordered(found)) is not None:
             return self.source(table, None)
         step = self.culprit(found, fault)
+        if step is not None and fault.first.pair is not None and (parted := self._parted(step)) is not None:
+            return self.source(parted, None)
         return self.calling(endpoint) if step is None else self.source(step, fault)
 
     def _is_bare(self, endpoint: Endpoint, fault: Fault) -> bool:
@@ -167,6 +170,17 @@ class Lines:
             or {frame.instance for frame in self.code.frames(tape.steps[ref.step])} & {each.instance for each in here}
         ]
         return tape.steps[(leading or [first])[0].step]
+
+    def _parted(self, step: Step) -> Step | None:
+        """Where a value was taken apart, if a step is given a part of it."""
+        tape = self.room.tapes.port
+        for ref in step.inputs:
+            made = tape.steps[ref.step]
+            while is_layout(made.name) and made.name not in _PARTING and made.inputs:
+                made = tape.steps[made.inputs[0].step]
+            if made.name in _PARTING and len(made.values) > 1 and made.frames:
+                return made
+        return None
 
     def _is_given(self, step: Step, number: float | None) -> bool:
         """Whether a step works with this very number."""

@@ -16,7 +16,7 @@ from parity.explain.match import is_layout
 from parity.explain.provenance import around_at, collected_at, listed_at
 from parity.explain.record import Tapes
 from parity.explain.trace import Frame, Ref, Step
-from parity.names import template
+from parity.names import numbers, template
 from parity.pair.pair import Pair
 from parity.records import Source
 
@@ -69,16 +69,20 @@ class Loader:
         found = _quoted(self.tapes.files, [text for name in names for text in _endings(name)])
         return None if found is None else self._reached(found)
 
-    def asked(self, tensor: str, wrong: Iterable[str] = ()) -> Source | None:
+    def asked(self, tensor: str, wrong: Iterable[str] = (), near: Frame | None = None) -> Source | None:
         """Where the loader asked for a tensor: further out where what asked for it is right about others.
 
         Args:
             tensor: a tensor of the checkpoint.
             wrong: others that are not right.
+            near: of several times, the one on this frame's line, if there is one; else the last.
         """
-        frames = self.code.of(self.tapes.asked.get(tensor, ()))
+        times = [self.code.of(frames) for frames in self.tapes.asked.get(tensor, ())]
+        there = [own for own in times if near is not None and own and own[0][:2] == near[:2]]
+        frames = next(reversed([*times, *there]), [])
         faulty = {template(_module(name)) for name in (tensor, *wrong)}
-        right = [own for name, own in self.tapes.asked.items() if template(_module(name)) not in faulty]
+        asked = self.tapes.asked.items()
+        right = [own for name, found in asked if template(_module(name)) not in faulty for own in found]
         for level, frame in enumerate(frames):
             here, outer = _place(frame), [_place(each) for each in frames[level + 1 : level + 2]]
             elsewhere = [
@@ -130,7 +134,7 @@ class Loader:
 
     def _reached(self, line: Source) -> Source:
         """The line itself; the condition around it, where it was never come to."""
-        frames = [frame for frames in self.tapes.asked.values() for frame in self.code.of(frames)]
+        frames = [frame for times in self.tapes.asked.values() for own in times for frame in self.code.of(own)]
         here = [frame for frame in frames if frame.file.endswith(line.file)]
         if not here or any(frame.line == line.line for frame in here):
             return line
@@ -156,9 +160,51 @@ class Loader:
                 return self.code.source(step)
         return None
 
-    def turned(self, ref: Ref) -> bool:
-        """Whether a loader transposes a tensor."""
-        return any(step.name in _TURNING for step in self.chain(ref))
+    def turned(self, ref: Ref) -> Source | None:
+        """The line that loads a matrix, if it does not transpose this one and does others, or the other way round."""
+        own = self._turns(ref)
+        others = {self._turns(other) for other in self.tapes.parameters.values() if self._is_matrix(other)}
+        if own is None or not others - {own, None}:
+            return None
+        source = self.code.source(self.tapes.port.steps[ref.step])
+        return source if source is not None and "copy_" in source.text else self.written(ref)
+
+    def _turns(self, ref: Ref) -> bool | None:
+        chain = self.chain(ref)
+        return any(step.name in _TURNING for step in chain) if chain and self.code.frames(chain[0]) else None
+
+    def _is_matrix(self, ref: Ref) -> bool:
+        return self.tapes.port.value(ref).ndim == 2
+
+    def written(self, ref: Ref) -> Source | None:
+        """The line that wrote into a parameter, or asked for what was written by a call for all of them."""
+        frames = self.code.frames(self.tapes.port.steps[ref.step])
+        if not frames or self.pair.port.load_weights is None:
+            return None
+        names = [name for name, other in self.tapes.parameters.items() if other == ref]
+        tensors = [tensor for name in names for tensor in self.loading.held.get(name, ())]
+        filled = next((line for name in names if (line := self.filled(name)) is not None), None)
+        line = filled or (self.asked(tensors[0], tensors, frames[0]) if len(tensors) == 1 else None)
+        return line or source_at(frames[0].file, frames[0].line)
+
+    def filled(self, parameter: str) -> Source | None:
+        """Where a loader names a parameter to say what goes into it."""
+        if self.pair.port.load_weights is None:
+            return None
+        return _quoted(self.tapes.files, [f"{quote}{parameter}" for quote in "\"'"])
+
+    def reordered(self) -> Source | None:
+        """The line that asked for the layers' tensors, if parameters hold the layers in another order than theirs."""
+        order: dict[int, str] = {}
+        for name, _ in self.tapes.port_model.named_parameters():
+            for tensor in self.loading.held.get(name, ()):
+                if numbers(tensor):
+                    order.setdefault(numbers(tensor)[0], tensor)
+        return self.asked(next(iter(order.values()))) if list(order) != sorted(order) else None
+
+    def fused(self, first: str, second: str) -> bool:
+        """Whether one parameter holds two tensors."""
+        return any({first, second} <= set(tensors) for tensors in self.loading.held.values())
 
     def crosswise(self, first: str, second: str) -> bool:
         """Whether it is the loader that has two tensors in each other's place, and not the code that uses them.

@@ -278,6 +278,7 @@ def propose(context: Context, numbers: Sequence[int]) -> Iterator[Mutation]:
     yield from edit_wiring.propose(context, numbers)
     yield from edit_rope.before_norms(context, wanted)
     yield from edit_calls.sums_before_norms(context, wanted)
+    yield from edit_calls.other_layers(context, wanted)
     for call, region in context.calls.items():
         if wanted & {ref.step for ref in region.outputs}:
             yield from edit_calls.propose(context, call, region)

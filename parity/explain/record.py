@@ -34,7 +34,7 @@ class Tapes:
     own_code: tuple[str, ...]
     files: tuple[str, ...] = ()
     parameters: Mapping[str, Ref] = field(default_factory=dict)
-    asked: Mapping[str, tuple[Frame, ...]] = field(default_factory=dict)
+    asked: Mapping[str, list[tuple[Frame, ...]]] = field(default_factory=dict)
 
 
 @torch.no_grad()

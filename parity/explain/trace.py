@@ -354,14 +354,14 @@ class Session:
         self.recorder = Recorder()
         self.marks: dict[Endpoint, tuple[Ref | None, ...]] = {}
         self.called: dict[tuple[str, int], tuple[Frame, ...]] = {}
-        self.asked: dict[str, tuple[Frame, ...]] = {}
+        self.asked: dict[str, list[tuple[Frame, ...]]] = {}
         self.mode = _Tracer(self.recorder)
 
     def ask(self, tensor: str) -> None:
         """A loader asks for a tensor of the checkpoint."""
         frames = _frames(_caller(sys._getframe(1)), self.recorder.frames)
         if frames:
-            self.asked[tensor] = frames
+            self.asked.setdefault(tensor, []).append(frames)
 
     def name(self, model: nn.Module) -> None:
         """Tell which tensors are a model's parameters and buffers."""
