@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 from torch import nn
 
@@ -12,12 +13,16 @@ from parity.explain.locate import Code, Values, source_at
 from parity.explain.match import is_layout, is_neutral, same
 from parity.explain.play import backward
 from parity.explain.provenance import Use, built_at, origin, returned_at
+from parity.explain.repair import repairs
 from parity.explain.roles import Role
 from parity.explain.room import Room
 from parity.explain.trace import Frame, Ref, Step
 from parity.records import Source
 
 _NEAR = 8  # steps
+_HUGE = 1e12  # numbers from which on none is meant as one
+_MOST_NUMBERS = 40
+_BEFORE = 40  # operations before a wrong value among which one is looked for that is there twice
 _PARTING = ("chunk", "split", "unbind", "tensor_split", "split_with_sizes")
 _REPEATING = ("repeat", "repeat_interleave", "tile")  # what shares key/value heads
 
@@ -33,20 +38,45 @@ class Lines:
     def of(self, endpoint: Endpoint, found: Diagnosis, fault: Fault) -> Source | None:
         """The line of a fault that is told by what reproduces it."""
         residual = self.room.context.place(self.room.tapes.reference.steps[fault.first.site]).role == Role.layer
-        if fault.first.omits and residual and endpoint.kind == "input" and self._is_bare(endpoint, fault):
+        misled = fault.first.omits and residual and self._is_bare(endpoint, fault)
+        if endpoint.kind == "input" and (misled or (fault.first.moves and self._at(endpoint, fault))):
             return self.calling(endpoint)
-        if fault.first.omits and found.solved:
-            left = self._left_out(fault)
-            if left is not None:
-                return left
-        if fault.first.moves and endpoint.kind == "input" and self._at(endpoint, fault):
-            return self.calling(endpoint)
+        if fault.first.omits and found.solved and (left := self._left_out(fault)) is not None:
+            return left
         if fault.first.name.startswith("rope table") and (table := self._reordered(found)) is not None:
             return self.source(table, None)
-        step = self.culprit(found, fault)
+        step = self._twice(fault) or self.culprit(found, fault)
         if step is not None and fault.first.pair is not None and (parted := self._parted(step)) is not None:
             return self.source(parted, None)
-        return self.calling(endpoint) if step is None else self.source(step, fault)
+        if step is None:
+            return self.calling(endpoint)
+        return self._mended(found, fault, step) or self.source(step, fault)
+
+    def _mended(self, found: Diagnosis, fault: Fault, step: Step) -> Source | None:
+        """The line of another operation that leads up to a wrong one, where a change to that one mends the port."""
+        tape = self.room.tapes.port
+        wrong = [ref for ref in fault.explained if not self.values.accounted(ref) and tape.steps[ref.step].frames]
+        given = [ref for ref in tape.steps[wrong[0].step].inputs if tape.steps[ref.step].inputs] if wrong else []
+        if fault.first.moves or all(self.values.relation(ref) == "same" for ref in given):
+            return None
+        best = next(iter(repairs(self.room, self.values, wrong, self.numbers)), None)
+        frames = self.code.frames(best.step) if best is not None else []
+        here = self.code.source(step)
+        if best is None or not frames or here is None or frames[0].line == here.line:
+            return None
+        line = frames[0].line if best.number is None else self._from(best.step, best.number)
+        return source_at(frames[0].file, line)
+
+    @cached_property
+    def numbers(self) -> list[float]:
+        """What the reference's operations are given."""
+        given = [
+            value
+            for step in self.room.tapes.reference.steps
+            for value in (*step.arguments, *step.keywords.values())
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        ]
+        return [float(value) for value in dict.fromkeys(given) if abs(value) < _HUGE][:_MOST_NUMBERS]
 
     def _is_bare(self, endpoint: Endpoint, fault: Fault) -> bool:
         """Whether the very value that something was left out on is what a module is given."""
@@ -155,6 +185,8 @@ class Lines:
         written = [ref for ref in fault.explained if tape.steps[ref.step].frames]
         wrong = next((ref for ref in written if not self.values.accounted(ref)), None)
         first = next(iter(written), None) if wrong is None else self._moved(wrong, set(written))
+        if first is not None and not (fault.first.omits or fault.first.moves):
+            first = self._changed(first, fault)
         if first is None:
             return self.suspect(found)
         before = set(backward(tape, [first], lambda ref, _: self.values.accounted(ref)))
@@ -171,6 +203,16 @@ class Lines:
         ]
         return tape.steps[(leading or [first])[0].step]
 
+    def _twice(self, fault: Fault) -> Step | None:
+        """The first of two operations with one number, where the port behaves as if that were squared."""
+        number, instead = fault.first.number, fault.first.instead
+        if number is None or instead is None or abs(instead - number * number) > 1e-9 * abs(instead):
+            return None
+        tape = self.room.tapes.port
+        leading = list(islice(backward(tape, fault.explained[:1], lambda ref, _: False), _BEFORE))
+        found = [tape.steps[ref.step] for ref in sorted(leading) if self._is_given(tape.steps[ref.step], number)]
+        return found[0] if len({self.code.frames(step)[0].line for step in found if step.frames}) > 1 else None
+
     def _parted(self, step: Step) -> Step | None:
         """Where a value was taken apart, if a step is given a part of it."""
         tape = self.room.tapes.port
@@ -186,6 +228,15 @@ class Lines:
         """Whether a step works with this very number."""
         given = [value for value in step.arguments if isinstance(value, int | float) and not isinstance(value, bool)]
         return number is not None and any(abs(value - number) <= 1e-9 * abs(number) for value in given)
+
+    def _changed(self, ref: Ref, fault: Fault) -> Ref:
+        """What gives the very result of the changed operation, though that may be right elsewhere."""
+        tape = self.room.tapes.port
+        given = [other for other in tape.steps[ref.step].inputs if other in fault.bare and other in fault.explained]
+        made = [
+            other for other in given if tape.steps[other.step].frames and not is_layout(tape.steps[other.step].name)
+        ]
+        return max(made, default=ref)
 
     def _moved(self, ref: Ref, explained: set[Ref]) -> Ref:
         """The first of the moves that led up to a wrong value, or what was moved: it may be a right value elsewhere."""
@@ -342,5 +393,10 @@ class Lines:
         rightful = [n for n in wrong if n in self.room.context.numbers.values() and n != instead]
         if not wrong or rightful or len(wrong) < len(numbers):
             return frame.line
-        callers = tuple(each.line for each in self.code.frames(step)[1:] if each.file == frame.file)
-        return origin(Use(frame.file, frame.line, frame.span, step.scope, step.module, callers), wrong[0])
+        return self._from(step, wrong[0])
+
+    def _from(self, step: Step, number: float) -> int:
+        """The line where a number comes from that a step is given."""
+        frame, *outer = self.code.frames(step)
+        callers = tuple(each.line for each in outer if each.file == frame.file)
+        return origin(Use(frame.file, frame.line, frame.span, step.scope, step.module, callers), number)

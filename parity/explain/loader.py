@@ -21,6 +21,7 @@ from parity.pair.pair import Pair
 from parity.records import Source
 
 _TELLING = 8  # characters of a name's end from which on shorter ends are looked for as well
+_PARTING = ("split", "chunk", "narrow", "__getitem__", "unbind", "tensor_split", "split_with_sizes", "select")
 _TURNING = ("T.__get__", "mT.__get__", "t", "transpose", "permute", "swapaxes", "swapdims", "movedim")
 
 
@@ -61,7 +62,16 @@ class Loader:
         for name in names:
             beside = next((other for other in self.tapes.asked if _module(other) == _module(name)), name)
             if (found := self.asked(beside, self.loading.unused)) is not None:
-                return found
+                return (self._parted(name) if name in self.loading.partly else None) or found
+        return None
+
+    def _parted(self, tensor: str) -> Source | None:
+        """Where a loader takes a part of a tensor, in the function in which it asked for it."""
+        asked = {frame.instance for own in self.tapes.asked.get(tensor, ()) for frame in self.code.of(own)[:1]}
+        for step in self.tapes.port.steps:
+            frames = self.code.frames(step)
+            if step.name in _PARTING and frames and frames[0].instance in asked:
+                return source_at(frames[0].file, frames[0].line)
         return None
 
     def _mentioned(self, names: Sequence[str]) -> Source | None:

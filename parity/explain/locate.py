@@ -93,16 +93,18 @@ class Values:
         Fused projections that are split next, complex rotations, tables in another layout are.
         """
         waiting, seen = [ref], {ref}
-        while waiting and len(seen) < _FOLLOWED:
+        for _ in range(_FOLLOWED):
+            if not waiting:
+                break
             for number in self.users.get(heapq.heappop(waiting), ()):
                 step = self.tape.steps[number]
                 for other in step.refs:
                     if other in seen or not self.judged(step):
                         continue
-                    if self.relation(other) == "same":
-                        return True
                     seen.add(other)
                     heapq.heappush(waiting, other)
+            if waiting and self.relation(waiting[0]) == "same":
+                return True
         return False
 
     @cached_property

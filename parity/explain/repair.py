@@ -1,0 +1,128 @@
+"""The repair: the smallest change to one operation of the port after which it gives what the reference gives.
+
+The catalogue says how the reference would have to change to go wrong as the port does; this is its mirror image. It
+settles on which line something is wrong that the reference has no counterpart of: distances between positions, tables
+in an author's own form, a factor that stands on another side.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from parity.explain.locate import Values
+from parity.explain.play import Playing, backward, play
+from parity.explain.room import Room
+from parity.explain.trace import Ref, Step
+from parity.pair.promote import double
+
+_MOST = 24  # operations that are tried
+_LOOKED_AT = 8  # values that are wrong, of which one has to come right
+_UNARY = (
+    "abs", "neg", "flip", "roll", "tanh", "sigmoid", "exp", "sqrt", "cumsum", "tril", "triu", "clamp", "remainder",
+)  # fmt: skip
+_COMPARED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "ge": torch.ge, "gt": torch.gt, "le": torch.le, "lt": torch.lt, "eq": torch.eq, "ne": torch.ne,
+}  # fmt: skip
+_OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mul": torch.mul, "div": torch.div, "add": torch.add, "sub": torch.sub,
+}  # fmt: skip
+_ONE_WAY = ("sub", "div", "pow", "lt", "le", "gt", "ge")
+Change = Callable[[Playing, Step], Tensor]
+
+
+@dataclass(frozen=True)
+class Repair:
+    """An operation that mends the port if it is changed. number: the one it has, if another one is all it takes."""
+
+    step: Step
+    weight: float
+    number: float | None = None
+
+
+@torch.no_grad()
+def repairs(room: Room, values: Values, wrong: Sequence[Ref], numbers: Sequence[float]) -> list[Repair]:
+    """Operations on the way to wrong values, each of which mends one of them if changed; the likeliest first.
+
+    Args:
+        room: of this check.
+        values: the port's values against those of the reference.
+        wrong: values that are wrong, in the order they were made.
+        numbers: that the reference uses.
+    """
+    tape = room.tapes.port
+    targets = [ref for ref in wrong[:_LOOKED_AT] if not values.accounted(ref)]
+    if not targets:
+        return []
+    scores = [ref for ref in targets if tape.value(ref).is_floating_point()]  # of a mask, it shows what it hides
+    chain = sorted(backward(tape, targets[:1], lambda ref, _: values.relation(ref) == "same"))[-_MOST:]
+    found = []
+    with double():
+        for step in (tape.steps[ref.step] for ref in chain):
+            if not step.frames or step.function is None:
+                continue
+            for change, weight, number in _changes(room, step, numbers):
+                if _mends(room, values, step, change, scores or targets):
+                    found.append(Repair(step, weight, number))
+                    break
+    return sorted(found, key=lambda repair: (repair.weight, repair.step.number))
+
+
+def _mends(room: Room, values: Values, step: Step, change: Change, targets: Sequence[Ref]) -> bool:
+    """Whether a wrong value comes out as the reference has it."""
+    edits = {step.number: lambda playing, step: (change(playing, step),)}
+    try:
+        playing = play(room.tapes.port, edits, room.port_users, until=targets[-1].step)
+        changed = [playing.changed[ref] for ref in targets if ref in playing.changed]
+        return any((found := values.index.find(value)) is not None and found[1] == "same" for value in changed)
+    except Exception:  # a change that does not fit the shapes here
+        return False
+
+
+def _changes(room: Room, step: Step, numbers: Sequence[float]) -> Iterator[tuple[Change, float, float | None]]:
+    """What one operation could be instead, with how likely a slip it is, and the number that is replaced."""
+    tape, refs = room.tapes.port, [argument for argument in step.arguments[:2] if isinstance(argument, Ref)]
+    shape = step.values[0].shape
+    if len(refs) == 2 and step.name in _ONE_WAY:
+        yield _turned, 0.95, None
+    if step.name in _UNARY and refs and tape.value(refs[0]).shape == shape:
+        yield _operand(0), 1.0, None
+    for table in (_COMPARED, _OPERATIONS):
+        if step.name in table:
+            yield from ((_by(function), 1.0, None) for name, function in table.items() if name != step.name)
+    if step.name in _OPERATIONS:
+        for at, argument in enumerate(step.arguments[:2]):
+            if isinstance(argument, Ref) and tape.value(argument).shape == shape:
+                yield _operand(at), 1.0, None
+    for at, argument in enumerate(step.arguments[:2]):
+        if isinstance(argument, int | float) and not isinstance(argument, bool):
+            whole = isinstance(argument, int)
+            for number in numbers:
+                if number != argument and (not whole or number == int(number)):
+                    yield _with(at, int(number) if whole else number), 1.05, float(argument)
+
+
+def _turned(playing: Playing, step: Step) -> Tensor:
+    arguments, keywords = playing.given(step)
+    return playing.compute(step, arguments[1], arguments[0], **keywords)[0]
+
+
+def _operand(at: int) -> Change:
+    def change(playing: Playing, step: Step) -> Tensor:
+        value: Tensor = playing.given(step)[0][at]
+        return value
+
+    return change
+
+
+def _by(function: Callable[[Tensor, Tensor], Tensor]) -> Change:
+    return lambda playing, step: function(*playing.given(step)[0][:2])
+
+
+def _with(at: int, number: float) -> Change:
+    def change(playing: Playing, step: Step) -> Tensor:
+        arguments, keywords = playing.given(step)
+        return playing.compute(step, *arguments[:at], number, *arguments[at + 1 :], **keywords)[0]
+
+    return change
