@@ -33,6 +33,7 @@ _EQUAL = 1e-14
 _PAIRED = 24
 _TELLING = 256  # elements from which on equal moments are no accident
 _LIFTED = 6
+_MOST_PARTS = 64  # heads and the like that a port may have apart
 _TOLD = 3
 
 
@@ -92,8 +93,8 @@ class _Wanted:
                 whole.setdefault(value.numel(), []).append(ref)
         return cls(tables, masks, whole, room, values)
 
-    def found(self, changed: Mapping[Ref, Tensor], loosely: bool = False) -> tuple[Ref, ...]:
-        """Those that are among the changed values; loosely, also those that are in some other order."""
+    def found(self, changed: Mapping[Ref, Tensor], loosely: bool = False, apart: bool = False) -> tuple[Ref, ...]:
+        """Those that are among the changed values; loosely, also in some other order; apart, also one part of them."""
         found: set[Ref] = set()
         for value in changed.values():
             if value.dtype == torch.bool or (value.ndim > 2 and value.shape[-1] == value.shape[-2] and self.masks):
@@ -109,9 +110,22 @@ class _Wanted:
                 near = [ref for other, ref in self.tables[value.numel()] if key is not None and key.near(other)]
                 wide = loosely and value.numel() >= _TELLING
                 found |= {ref for ref in near if wide or same(self.room.tapes.port.value(ref), value)}
+            elif apart and value.is_floating_point() and value.ndim > 2:
+                found |= self._parts(value)
             elif value.numel() in self.whole and not value.is_floating_point():
                 found |= {ref for ref in self.whole[value.numel()] if same(self.room.tapes.port.value(ref), value)}
         return tuple(sorted(found))
+
+    def _parts(self, value: Tensor) -> set[Ref]:
+        """Those that are one head, one row or one token of a value."""
+        found: set[Ref] = set()
+        for axis in range(value.ndim - 1):
+            own = self.tables.get(value.numel() // max(1, value.shape[axis]), ())
+            for part in value.unbind(axis) if own and 1 < value.shape[axis] <= _MOST_PARTS else ():
+                key = key_of(part)
+                near = [ref for other, ref in own if key is not None and key.near(other)]
+                found |= {ref for ref in near if same(self.room.tapes.port.value(ref), part)}
+        return found
 
 
 def _same_mask(first: Tensor, second: Tensor) -> bool:
@@ -280,16 +294,30 @@ def _reproducing(
 
 
 def _told(room: Room, endpoint: Endpoint, found: Sequence[tuple[Mutation, Playing]], values: Values) -> Fault:
-    ranked = sorted(found, key=lambda each: each[0].weight)
-    playing = ranked[0][1]
     made_of = _Wanted.of(room, backward(room.tapes.port, room.port_refs(endpoint), lambda ref, _: False), values)
-    explained = made_of.found(playing.changed, loosely=True)
+    ranked = _ranked(made_of, found)
+    playing = ranked[0][1]
+    explained = made_of.found(playing.changed, loosely=True, apart=True)
     if not explained:  # the value came about out of sight; what computes it may still be seen
         written = [ref for step in room.tapes.port.steps if step.frames for ref in step.refs]
         explained = _Wanted.of(room, written, values).found(playing.changed)
     sites = {ref: value for ref, value in playing.changed.items() if ref.step in ranked[0][0].edits}
     mutations = tuple({each.text: each for each, _ in reversed(ranked)}.values())[::-1]
-    return Fault(mutations, room.residual(endpoint, playing), explained, made_of.found(sites))
+    return Fault(mutations, room.residual(endpoint, playing), explained, made_of.found(sites, apart=True))
+
+
+def _ranked(made_of: _Wanted, found: Sequence[tuple[Mutation, Playing]]) -> list[tuple[Mutation, Playing]]:
+    """The likeliest first; where several causes would do, that which accounts for more of the port's own values."""
+    by_weight = sorted(found, key=lambda each: each[0].weight)
+    first = {mutation.cause: (mutation, playing) for mutation, playing in reversed(by_weight)}
+    if len(first) == 1:
+        return by_weight
+    counts = {}
+    for cause, (_, playing) in first.items():
+        wrong = made_of.found(playing.changed, apart=True)
+        counts[cause] = sum(not made_of.values.accounted(ref) for ref in wrong)
+    most = max(counts.values())
+    return sorted(by_weight, key=lambda each: (most - counts[each[0].cause], each[0].weight))
 
 
 def _tiers(proposals: Sequence[Mutation]) -> list[list[Mutation]]:

@@ -55,6 +55,7 @@ def layer_norm(context: Context, step: Step) -> Iterator[Mutation]:
         "eps outside": ("norm-eps", lambda x, w, b, e: scaled(normed(x, e, outside=True), w, b)),
         "unbiased variance": ("norm-eps", lambda x, w, b, e: scaled(normed(x, e, unbiased=True), w, b)),
         "bias left out": ("bias-dropped", lambda x, w, b, e: scaled(normed(x, e), w, None)),
+        "weight and bias left out": ("norm-offset", lambda x, w, b, e: normed(x, e)),
         "weight left out": ("norm-offset", lambda x, w, b, e: scaled(normed(x, e), None, b)),
         "weight + 1": ("norm-offset", lambda x, w, b, e: scaled(normed(x, e), None if w is None else 1 + w, b)),
     }

@@ -225,6 +225,16 @@ def _addmm(context: Context, step: Step) -> Iterator[Mutation]:
         return result
 
     yield mutation_of(context, step, "bias left out", "the bias is left out", unbiased, 1.0, "bias-dropped")
+    for part, count in ((part, 3) for part in range(3)):
+
+        def partly(playing: Playing, step: Step, part: int = part, count: int = count) -> Tensor:
+            arguments, _ = playing.given(step)
+            kept = [each * (place != part) for place, each in enumerate(arguments[0].tensor_split(count))]
+            return torch.addmm(torch.cat(kept), arguments[1], arguments[2])
+
+        text = f"the bias of part {part} of the fused projection is left out"
+        if step.values[0].shape[-1] % count == 0 and _is_parted(context, step):
+            yield mutation_of(context, step, f"bias {part} left out", text, partly, 1.05, "bias-dropped")
     weight = context.tape.value(step.arguments[2])
     if weight.ndim == 2 and weight.shape[0] == weight.shape[1]:
 
@@ -236,6 +246,13 @@ def _addmm(context: Context, step: Step) -> Iterator[Mutation]:
         yield mutation_of(
             context, step, "weight transposed", "a square weight is transposed", turned, 1.0, "weight-transposed"
         )
+
+
+def _is_parted(context: Context, step: Step) -> bool:
+    """Whether what a step gives is taken apart next."""
+    users = [context.tape.steps[number] for ref in step.refs for number in context.users.get(ref, ())]
+    inner = [context.tape.steps[number] for user in users for ref in user.refs for number in context.users.get(ref, ())]
+    return any(user.name in ("split", "chunk") for user in (*users, *inner))
 
 
 def _scaled_embedding(context: Context, step: Step) -> Iterator[Mutation]:

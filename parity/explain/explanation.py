@@ -63,7 +63,7 @@ def explain(pair: Pair, sides: Sides, measured: Forward, located: Sequence[Locat
             found.append(replace(each.finding, port_source=source))
             continue
         if each.names:
-            line = desk.tied(each.finding) if each.finding.cause == "tied-head" else None
+            line = desk.tied(each.finding) if each.finding.cause == "tied-head" else desk.without_bias(each.finding)
             found.append(replace(each.finding, port_source=line or loader.line(each.names)))
             continue
         if not each.endpoints or place >= _MOST_PLACES:
@@ -143,6 +143,15 @@ class _Desk:
             return filled
         frames = self.code.of(self.room.tapes.port.called.get((finding.port_module, 0), ())) if last else []
         return source_at(frames[0].file, frames[0].line) if frames else None
+
+    def without_bias(self, finding: Finding) -> Source | None:
+        """Where a module was made without the bias that the checkpoint has for it."""
+        module = self.lines.modules.get(finding.port_module)
+        if finding.cause != "bias-dropped" or getattr(module, "bias", 0) is not None:
+            return None
+        named = finding.port_module.rstrip("0123456789").rstrip(".")
+        lines = [(file, built_at(file, named)) for file in self.room.tapes.files]
+        return next((source_at(file, line) for file, line in lines if line is not None), None)
 
     def findings(self, finding: Finding, endpoint: Endpoint) -> list[Finding]:
         """The finding, once for each fault that its wrong value shows."""

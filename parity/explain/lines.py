@@ -12,7 +12,7 @@ from parity.explain.diagnose import Diagnosis, Fault
 from parity.explain.locate import Code, Values, source_at
 from parity.explain.match import is_layout, is_neutral, same
 from parity.explain.play import backward
-from parity.explain.provenance import Use, built_at, origin, returned_at
+from parity.explain.provenance import Use, built_at, origin, rebound_at, returned_at
 from parity.explain.repair import repairs
 from parity.explain.roles import Role
 from parity.explain.room import Room
@@ -22,6 +22,7 @@ from parity.records import Source
 _NEAR = 8  # steps
 _HUGE = 1e12  # numbers from which on none is meant as one
 _MOST_NUMBERS = 40
+_OUTER = 3  # frames around an operation that may be where its operands got their names
 _BEFORE = 40  # operations before a wrong value among which one is looked for that is there twice
 _PARTING = ("chunk", "split", "unbind", "tensor_split", "split_with_sizes")
 _REPEATING = ("repeat", "repeat_interleave", "tile")  # what shares key/value heads
@@ -45,6 +46,8 @@ class Lines:
             return left
         if fault.first.name.startswith("rope table") and (table := self._reordered(found)) is not None:
             return self.source(table, None)
+        if (line := self._rebound(found, fault)) is not None:
+            return line
         step = self._twice(fault) or self.culprit(found, fault)
         if step is not None and fault.first.pair is not None and (parted := self._parted(step)) is not None:
             return self.source(parted, None)
@@ -103,7 +106,8 @@ class Lines:
         frame = self._outward(step, frames, fault is None or fault.first.moves)
         if frame is not frames[0]:
             return source_at(frame.file, frame.line)
-        built = None if fault is not None and fault.first.moves else self._built(step, frame)
+        asis = fault is not None and (fault.first.moves or fault.first.omits)
+        built = None if asis else self._built(step, frame)
         if built is not None:
             return built
         return source_at(frame.file, frame.line)
@@ -124,7 +128,7 @@ class Lines:
                 for other, others in self.chains.get((step.name, *chain[: level + 1]), ())
                 if frame.instance not in others and self.values.judged(other)
             ]
-            right = any(all(self.values.relation(ref) == "same" for ref in other.refs) for other in alike)
+            right = any(all(self.values.accounted(ref) for ref in other.refs) for other in alike)
             if not right or level == len(frames) - 1:
                 return frame
             if not moves and self._in_a_loop(step, chain, frames[level + 1], level + 1):
@@ -147,7 +151,7 @@ class Lines:
         return any(
             outer.instance in instances
             and other.number != step.number
-            and all(self.values.relation(ref) == "same" for ref in other.refs)
+            and all(self.values.accounted(ref) for ref in other.refs)
             for other, instances in alike
         )
 
@@ -202,6 +206,19 @@ class Lines:
             or {frame.instance for frame in self.code.frames(tape.steps[ref.step])} & {each.instance for each in here}
         ]
         return tape.steps[(leading or [first])[0].step]
+
+    def _rebound(self, found: Diagnosis, fault: Fault) -> Source | None:
+        """Where the name of what a function was given came to stand for another value, which a sum then takes."""
+        step = self.culprit(found, fault) if fault.first.cause == "residual-topology" and not fault.first.omits else None
+        if step is None or step.name not in ("add", "__add__", "__radd__", "add_", "__iadd__"):
+            return None
+        for ref in step.inputs:
+            made = {(frame.code, frame.line) for frame in self._made_under(ref, "") or self.code.frames(step)[:0]}
+            for frame in self.code.frames(step)[:_OUTER]:
+                for line in rebound_at(frame.file, frame.line) if self.values.relation(ref) == "same" else ():
+                    if (frame.code, line) in made:
+                        return source_at(frame.file, line)
+        return None
 
     def _twice(self, fault: Fault) -> Step | None:
         """The first of two operations with one number, where the port behaves as if that were squared."""
@@ -344,8 +361,10 @@ class Lines:
         return next((p.port for p in self.room.measured.pairs if p.reference == module and not p.partial), "")
 
     def _beside(self, step: Step, module: str) -> list[Frame]:
-        """The frames in which a module works on what it got from one inside it."""
+        """The frames in which a module works on what it got from one of torch's own inside it."""
         names = [name for name, _ in step.modules]
+        if names and not type(self.modules[names[0]]).__module__.startswith("torch."):
+            return []
         depth = names.index(module) if module in names else 0
         return self.code.of(self.room.tapes.port.called.get(step.modules[depth - 1], ())) if depth else []
 

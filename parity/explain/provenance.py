@@ -167,6 +167,21 @@ def collected_at(file: str, line: int) -> int | None:
     return None
 
 
+def rebound_at(file: str, line: int) -> list[int]:
+    """The lines before one of the same function on which names got other values than they had."""
+    code = _Code.of(file)
+    function = code.around(code.statement(line) or code.tree, ast.FunctionDef) if code else None
+    if not isinstance(function, ast.FunctionDef):
+        return []
+    names = {argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)}
+    found = []
+    for node in sorted((node for node in ast.walk(function) if isinstance(node, ast.Assign)), key=lambda n: n.lineno):
+        own = {target.id for target in node.targets if isinstance(target, ast.Name)}
+        found += [node.lineno] if own & names and node.lineno < line else []
+        names |= own
+    return found
+
+
 def around_at(file: str, line: int, *kinds: type[ast.AST], outermost: bool = False) -> int | None:
     """The line of the statement of some kind around a line, inside the same function; None if there is none."""
     code = _Code.of(file)

@@ -99,7 +99,7 @@ def _changes(room: Room, step: Step, numbers: Sequence[float]) -> Iterator[tuple
         if isinstance(argument, int | float) and not isinstance(argument, bool):
             whole = isinstance(argument, int)
             for number in numbers:
-                if number != argument and (not whole or number == int(number)):
+                if abs(number) != abs(argument) and (not whole or number == int(number)):
                     yield _with(at, int(number) if whole else number), 1.05, float(argument)
 
 
