@@ -330,6 +330,10 @@ def _ropes(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any, str]]:
             yield "rope_parameters", rope, other, cause
         return
     for name, table in tables.items():
+        for each in tables.values():
+            stretched = {**each, "rope_theta": table.get("rope_theta")}
+            if stretched != table and "factor" in each:
+                yield f"rope_parameters.{name}", table, stretched, "rope-layer-type"
         for other, cause in _other_tables(table):
             yield f"rope_parameters.{name}", table, other, cause
         if len({written(each) for each in tables.values()}) > 1:

@@ -119,7 +119,7 @@ def _field(context: Context, value: float) -> str:
 def _likelihood(context: Context, value: float, other: float, field: str) -> float:
     """Lighter for what a slip makes of a number: dropping it, or taking another one of the config."""
     if field:
-        return 0.9
+        return 0.9 if other in context.at_hand else 0.92
     if other in (0, 1):
         return 1.0
     if other in context.numbers.values() or other in (value + 1, value - 1):

@@ -7,7 +7,7 @@ from parity.compare.capture import LOGITS, Endpoint
 from parity.compare.sides import parents
 from parity.compare.stages import Forward, Sides
 from parity.explain.diagnose import Diagnosis, Fault, diagnose, explanations
-from parity.explain.findings import NOT_LOADED, Located
+from parity.explain.findings import NOT_LOADED, Located, shares_a_tensor
 from parity.explain.lines import Lines
 from parity.explain.loader import Loader
 from parity.explain.locate import Code, Values, source_at
@@ -24,7 +24,6 @@ from parity.records import Finding, Source
 
 _MOST_PLACES = 8  # of the first, in the order data flows; what comes after follows from these more often than not
 _BELONGS_ELSEWHERE = (Role.mask, Role.window)
-_WIRED = ("residual-topology", "layer-wiring", "split-layout", "weights-misplaced")
 _TOO_LARGE = "lines and causes were not looked for: the run is too large to be traced; add --small-config"
 
 
@@ -63,7 +62,8 @@ def explain(pair: Pair, sides: Sides, measured: Forward, located: Sequence[Locat
             found.append(replace(each.finding, port_source=source))
             continue
         if each.names:
-            line = desk.tied(each.finding) if each.finding.cause == "tied-head" else desk.without_bias(each.finding)
+            tied = each.finding.cause == "tied-head" and desk.shares(each.finding)
+            line = desk.tied(each.finding) if tied else desk.without_bias(each.finding)
             found.append(replace(each.finding, port_source=line or loader.line(each.names)))
             continue
         if not each.endpoints or place >= _MOST_PLACES:
@@ -82,7 +82,8 @@ def _proven(findings: Sequence[Finding]) -> list[Finding]:
         shown = next((each for each in proofs if _same_place(each, missing)), None)
         if missing.cause in NOT_LOADED and shown is not None:
             cause = "tied-head" if missing.cause == "tied-head" else shown.cause
-            kept[kept.index(missing)] = replace(shown, stage="weights", cause=cause)
+            line = shown.port_source if shown.stage == "weights" else missing.port_source
+            kept[kept.index(missing)] = replace(shown, stage="weights", cause=cause, port_source=line)
             kept.remove(shown)
         elif missing.cause in NOT_LOADED:
             kept = [each for each in kept if each.cause != "unknown" or not _same_place(each, missing)]
@@ -113,7 +114,7 @@ def _without_repetition(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 def _cause(cause: str, crossed: bool, fused: bool) -> str:
     """What wiring stands for, if it was the loader who did it, or who takes a fused projection apart wrongly."""
     if crossed:
-        return "weights-misplaced" if cause in _WIRED else cause
+        return cause if cause == "gate-up-order" else "weights-misplaced"
     return "split-layout" if fused and cause == "weights-misplaced" else cause
 
 
@@ -131,6 +132,13 @@ class _Desk:
     code: Code
     lines: Lines
     loader: Loader
+
+    def shares(self, finding: Finding) -> bool:
+        """Whether a module shares its matrix with another, here or there."""
+        own = getattr(self.lines.modules.get(finding.port_module), "weight", None)
+        parameters = self.room.tapes.port_model.named_parameters(remove_duplicate=False)
+        times = sum(each is own for _, each in parameters)
+        return times > 1 or shares_a_tensor(self.room.sides.reference, finding.reference_module)
 
     def tied(self, finding: Finding) -> Source | None:
         """Where the port gives its head a matrix; where it never does, where it calls the head."""
@@ -182,12 +190,13 @@ class _Desk:
         port_module = finding.port_module
         if module != finding.reference_module:
             port_module = next((partners[name] for name in (module, *parents(module)) if name in partners), port_module)
-        crossed = self._misloaded(found, fault)
+        wired = self._wired(fault)
+        crossed = wired or self._misloaded(found, fault)
         fused = mutation.pair is not None and self.loader.fused(*(f"{name}.weight" for name in mutation.pair))
         return replace(
             finding,
             stage="weights" if crossed else finding.stage,
-            cause=_cause(mutation.cause, crossed is not None, fused),
+            cause=_cause(mutation.cause, wired is not None, fused),
             reference_module=module,
             port_module=port_module,
             port_source=crossed or self.lines.of(endpoint, found, fault),
@@ -196,13 +205,15 @@ class _Desk:
             evidence=(*finding.evidence, *(() if found.solved else (mutation.text,))),
         )
 
-    def _misloaded(self, found: Diagnosis, fault: Fault) -> Source | None:
-        """The line of the loader, where that is what is wrong and not the code that uses what it loaded."""
+    def _wired(self, fault: Fault) -> Source | None:
+        """The line of the loader, where it is what has modules or layers in each other's place."""
         for mutation in fault.mutations:
             if mutation.pair is not None and (line := self._crosswise(mutation.pair)) is not None:
                 return line
-        if fault.first.cause == "layer-wiring":
-            return self.loader.reordered()
+        return self.loader.reordered() if fault.first.cause == "layer-wiring" else None
+
+    def _misloaded(self, found: Diagnosis, fault: Fault) -> Source | None:
+        """The line of the loader, where what it made of a tensor is wrong, and not the code that uses it."""
         step = self.lines.culprit(found, fault)
         written = [self.room.tapes.parameters[name] for name in self._taken(step)] if step is not None else []
         ways = {

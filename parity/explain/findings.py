@@ -151,10 +151,10 @@ def _untouched(sides: Sides, forward: Forward) -> Iterator[Located]:
     for parameter in loading.untouched:
         module = partners.get(_module(parameter), "")
         fitting = set(loading.waiting[parameter]) - (set(loading.dropped) if same_function else set())
-        if not fitting and not _shares_a_tensor(reference, module):
+        if not fitting and not shares_a_tensor(reference, module):
             continue  # nothing is missing that it could have held: a constant of the port's own
         module = module or next((_serves(reference, tensor) for tensor in loading.waiting[parameter]), "")
-        head = _shares_a_tensor(reference, module) or _is_head(reference, module)
+        head = shares_a_tensor(reference, module) or _is_head(reference, module)
         cause = "tied-head" if head else "weights-silently-missing"
         title = f"{parameter} was never loaded, it is as Model(config) left it"
         finding = Finding("weights", cause, title, module, _module(parameter))
@@ -194,7 +194,7 @@ def _is_head(reference: Side, module: str) -> bool:
     return bool(calls) and any(identical(value, reference.trace.logits) for value in calls[-1].outputs)
 
 
-def _shares_a_tensor(reference: Side, module: str) -> bool:
+def shares_a_tensor(reference: Side, module: str) -> bool:
     """Whether a module uses a tensor that another one uses too, as a tied head does."""
     own = _tensors_of(reference, module)
     return any(own & _tensors_of(reference, name) for name in reference.owned if name != module)

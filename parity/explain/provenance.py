@@ -6,7 +6,7 @@ line to mend is where it got its value.
 
 import ast
 import linecache
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,8 @@ _SMALL, _LARGE = 1e-3, 1e3  # numbers between these are too common to be known b
 @dataclass(frozen=True)
 class Use:
     """An expression that uses a number: its file, first and last line and column, what names stood for there, the
-    module that was running, and the lines of the same file from which the function was called, the nearest first.
+    module that was running, the lines of the same file from which the function was called, the nearest first, and
+    whether every layer uses the same number.
     """
 
     file: str
@@ -29,6 +30,7 @@ class Use:
     scope: Mapping[str, Any]
     module_name: str
     callers: tuple[int, ...] = ()
+    steady: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,13 @@ class _Code:
         return (node for node in ast.walk(self.tree) if isinstance(node, ast.Call))
 
 
-def origin(use: Use, wrong: float) -> int:
+def origin(use: Use, wrong: float, hops: int | None = None) -> int:
     """The line that gives a wrong number its value; the line of its use if that cannot be told, or is it.
 
     Args:
         use: where the number meets a tensor.
         wrong: the number.
+        hops: from name to name, not further back than so many.
     """
     code = _Code.of(use.file)
     statement = code.statement(use.line) if code else None
@@ -95,7 +98,7 @@ def origin(use: Use, wrong: float) -> int:
             continue
         if not _passes_on(operand):
             return operand.lineno
-        line = _chase(code, operand, use.module_name, use.callers)
+        line = _chase(code, operand, use, hops or _HOPS)
         return use.line if line is None else _literal(code, wrong, line)
     return use.line
 
@@ -165,6 +168,67 @@ def collected_at(file: str, line: int) -> int | None:
         if given is not None and isinstance(given[0], ast.List | ast.ListComp | ast.Tuple | ast.GeneratorExp):
             return given[1]
     return None
+
+
+def fields_at(file: str) -> dict[str, int]:
+    """What a file asks a mapping for by name, each with the first line: `hf["name"]` and `hf.get("name")`."""
+    code = _Code.of(file)
+    found: dict[str, int] = {}
+    for node in ast.walk(code.tree) if code else ():
+        key: ast.expr | None = None
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+            key = node.slice
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "get"
+            and node.args
+        ):
+            key = node.args[0]
+        if isinstance(key, ast.Constant) and isinstance(key.value, str):
+            found.setdefault(key.value, key.lineno)
+    return found
+
+
+def field_at(file: str, name: str) -> int | None:
+    """The line that works out a field of a config, through the one function that it is taken from, if it is."""
+    code = _Code.of(file)
+    given = _keyword(code, name, "") if code else None
+    if code is None or given is None:
+        return None
+    value, line = given
+    called = _parts(value.func)[-1:] if isinstance(value, ast.Call) else []
+    for node in ast.walk(code.tree):
+        if isinstance(node, ast.FunctionDef) and [node.name] == called:
+            returns = [each.lineno for each in ast.walk(node) if isinstance(each, ast.Return)]
+            return max(returns, default=line)
+    return line
+
+
+def kind_at(file: str, line: int, kind: str, kinds: Collection[str]) -> int | None:
+    """The line after one of the same function on which a value made there is meant for a kind of layer.
+
+    Args:
+        file, line: where the value is made.
+        kind: of the layer that is given it.
+        kinds: all there are.
+    """
+    code = _Code.of(file)
+    statement = code.statement(line) if code else None
+    function = code.around(statement, ast.FunctionDef) if code and statement else None
+    names = {part.id for part in ast.walk(statement or ast.Pass()) if isinstance(part, ast.Name)}
+    guards = []
+    for node in ast.walk(function) if function else ():
+        if not isinstance(node, ast.stmt) or node.lineno < line:
+            continue
+        said = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+        if isinstance(node, ast.If):
+            tested = {part.value for part in ast.walk(node.test) if isinstance(part, ast.Constant)}
+            inside = {part.id for each in node.body for part in ast.walk(each) if isinstance(part, ast.Name)}
+            guards += [node.lineno] if tested & set(kinds) and inside & names else []
+        elif kind in said and not isinstance(node, ast.For | ast.While | ast.FunctionDef):
+            return node.lineno
+    return guards[0] if guards else None
 
 
 def rebound_at(file: str, line: int) -> list[int]:
@@ -265,13 +329,12 @@ def _parts(name: ast.expr) -> list[str]:
     return []
 
 
-def _chase(code: _Code, name: ast.expr, module_name: str, callers: Sequence[int]) -> int | None:
+def _chase(code: _Code, name: ast.expr, use: Use, hops: int) -> int | None:
     """From a name to what it was given, hop by hop; None if nothing in the file gives it a value."""
     expression: ast.expr | None = name
     line: int | None = None
-    last = module_name.rpartition(".")[2]
-    for _ in range(_HOPS):
-        found = _given(code, expression, last, callers) if expression is not None else None
+    for _ in range(hops):
+        found = _given(code, expression, use) if expression is not None else None
         if found is None:
             return line
         expression, line = found
@@ -285,16 +348,17 @@ def _passes_on(expression: ast.expr) -> bool:
     return isinstance(expression, ast.Name | ast.Attribute)
 
 
-def _given(code: _Code, name: ast.expr, last: str, callers: Sequence[int]) -> tuple[ast.expr, int] | None:
+def _given(code: _Code, name: ast.expr, use: Use) -> tuple[ast.expr, int] | None:
     """What a name was assigned, passed as an argument, or set to as a field."""
     parts = _parts(name)
+    last = use.module_name.rpartition(".")[2]
     if not parts:
         return None
     if isinstance(name, ast.Name):
-        return _local(code, name, last, callers)
+        return _local(code, name, last, use.callers)
     if parts[0] == "self" and len(parts) == 2:
         kind = code.around(name, ast.ClassDef)
-        found = _assigned_to_self(kind, parts[1]) if isinstance(kind, ast.ClassDef) else None
+        found = _assigned_to_self(code, kind, parts[1], use.steady) if isinstance(kind, ast.ClassDef) else None
         return found or _keyword(code, parts[1], "")
     return _keyword(code, parts[-1], "")
 
@@ -368,11 +432,15 @@ def _assigned_name(code: _Code, call: ast.Call) -> str:
     return next((_parts(target)[-1] for target in targets if _parts(target)), "")
 
 
-def _assigned_to_self(kind: ast.ClassDef, attribute: str) -> tuple[ast.expr, int] | None:
+def _assigned_to_self(
+    code: _Code, kind: ast.ClassDef, attribute: str, steady: bool = False
+) -> tuple[ast.expr, int] | None:
+    """What an attribute is set to; what a condition makes of it later counts if it is not the same in all layers."""
     changed = [
         (node.value, node.lineno)
         for node in ast.walk(kind)
         if isinstance(node, ast.AugAssign) and _parts(node.target) == ["self", attribute]
+        if not (steady and isinstance(code.outer.get(node), ast.If))
     ]
     if changed:
         return changed[-1]

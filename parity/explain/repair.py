@@ -42,7 +42,9 @@ class Repair:
 
 
 @torch.no_grad()
-def repairs(room: Room, values: Values, wrong: Sequence[Ref], numbers: Sequence[float]) -> list[Repair]:
+def repairs(
+    room: Room, values: Values, wrong: Sequence[Ref], numbers: Sequence[float], anywhere: bool = False
+) -> list[Repair]:
     """Operations on the way to wrong values, each of which mends one of them if changed; the likeliest first.
 
     Args:
@@ -50,13 +52,14 @@ def repairs(room: Room, values: Values, wrong: Sequence[Ref], numbers: Sequence[
         values: the port's values against those of the reference.
         wrong: values that are wrong, in the order they were made.
         numbers: that the reference uses.
+        anywhere: also behind values that are right, but perhaps not here.
     """
     tape = room.tapes.port
     targets = [ref for ref in wrong[:_LOOKED_AT] if not values.accounted(ref)]
     if not targets:
         return []
     scores = [ref for ref in targets if tape.value(ref).is_floating_point()]  # of a mask, it shows what it hides
-    chain = sorted(backward(tape, targets[:1], lambda ref, _: values.relation(ref) == "same"))[-_MOST:]
+    chain = sorted(backward(tape, targets[:1], lambda ref, _: not anywhere and values.relation(ref) == "same"))[-_MOST:]
     found = []
     with double():
         for step in (tape.steps[ref.step] for ref in chain):
@@ -91,12 +94,11 @@ def _changes(room: Room, step: Step, numbers: Sequence[float]) -> Iterator[tuple
     for table in (_COMPARED, _OPERATIONS):
         if step.name in table:
             yield from ((_by(function), 1.0, None) for name, function in table.items() if name != step.name)
-    if step.name in _OPERATIONS:
-        for at, argument in enumerate(step.arguments[:2]):
-            if isinstance(argument, Ref) and tape.value(argument).shape == shape:
-                yield _operand(at), 1.0, None
     for at, argument in enumerate(step.arguments[:2]):
-        if isinstance(argument, int | float) and not isinstance(argument, bool):
+        if isinstance(argument, Ref) and step.name in _OPERATIONS and len(refs) == 2:
+            if tape.value(argument).shape == shape:
+                yield _operand(at), 1.0, None
+        elif isinstance(argument, int | float) and not isinstance(argument, bool):
             whole = isinstance(argument, int)
             for number in numbers:
                 if abs(number) != abs(argument) and (not whole or number == int(number)):
