@@ -439,7 +439,7 @@ class Lines:
         """Where the port goes on with the value that an operation was left out on, in the function that made it."""
         tape = self.room.tapes.port
         for made in fault.bare:
-            loaded = tape.steps[made.step].name in ("copy_", "leaf")
+            loaded = tape.steps[made.step].name == "copy_" or bool(tape.steps[made.step].label)
             producer = [] if loaded else self._made_under(made, self._partner(fault.first.site))
             if (source := self._neutral(made, fault) or self._numbered_near(made, fault)) is not None:
                 return source

@@ -28,6 +28,7 @@ _COMPARED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 _OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mul": torch.mul, "div": torch.div, "add": torch.add, "sub": torch.sub,
 }  # fmt: skip
+_COUNTED = ("pow", "__rpow__", "__rtruediv__", "__rsub__", "rsub", "truediv", *_COMPARED, *_OPERATIONS)
 _ONE_WAY = ("sub", "div", "pow", "lt", "le", "gt", "ge")
 Change = Callable[[Playing, Step], Tensor]
 
@@ -98,7 +99,7 @@ def _changes(room: Room, step: Step, numbers: Sequence[float]) -> Iterator[tuple
         if isinstance(argument, Ref) and step.name in _OPERATIONS and len(refs) == 2:
             if tape.value(argument).shape == shape:
                 yield _operand(at), 1.0, None
-        elif isinstance(argument, int | float) and not isinstance(argument, bool):
+        elif isinstance(argument, int | float) and not isinstance(argument, bool) and step.name in _COUNTED:
             whole = isinstance(argument, int)
             for number in numbers:
                 if abs(number) != abs(argument) and (not whole or number == int(number)):
