@@ -11,7 +11,7 @@ from parity import __version__
 from parity.compare import stages
 from parity.compare.boundaries import boundaries, unmatched
 from parity.errors import ParityError
-from parity.explain import coverage, findings
+from parity.explain import coverage, findings, load_findings
 from parity.explain.explanation import explain
 from parity.explain.finish import finish
 from parity.explain.taps import among
@@ -78,7 +78,7 @@ def check(
         compared = time.perf_counter()
 
         progress("explaining")
-        misloaded = findings.weights(sides, measured) if "weights" in wanted else ()
+        misloaded = load_findings.weights(sides, measured) if "weights" in wanted else ()
         settled = [each.finding for each in misloaded]
         located = (*misloaded, *(findings.forward(sides, measured, settled) if "forward" in wanted else ()))
         explained = explain(pair, sides, measured, located)

@@ -39,6 +39,14 @@ class Side:
         own = any(True for _ in self.modules[module].parameters(recurse=False))
         return own or any(self.owned.get(module, {}).values())
 
+    def tensors_of(self, module: str) -> set[str]:
+        """The checkpoint tensors that a module's own parameters hold."""
+        return {holding.tensor for found in self.owned.get(module, {}).values() for holding in found}
+
+    def serves(self, tensor: str) -> str:
+        """The module that uses a checkpoint tensor; the one that its name speaks of if none does."""
+        return next((name for name in self.owned if tensor in self.tensors_of(name)), tensor.rpartition(".")[0])
+
     def holds_weights(self, module: str) -> bool:
         """Whether a module, or one inside it, has parameters."""
         return any(True for _ in self.model.get_submodule(module).parameters())

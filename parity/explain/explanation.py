@@ -7,16 +7,19 @@ from parity.compare.capture import LOGITS, Endpoint
 from parity.compare.sides import parents
 from parity.compare.stages import Forward, Sides
 from parity.explain.diagnose import Diagnosis, Fault, diagnose, explanations
-from parity.explain.findings import NOT_LOADED, Located, shares_a_tensor
+from parity.explain.findings import NOT_LOADED, Located
 from parity.explain.lines import Lines
+from parity.explain.load_findings import shares_a_tensor
 from parity.explain.loader import Loader
 from parity.explain.locate import Code, Values, source_at
 from parity.explain.match import is_layout
 from parity.explain.mutations import Context
-from parity.explain.provenance import assigned_at, built_at
+from parity.explain.provenance import built_at
 from parity.explain.record import tapes
 from parity.explain.roles import Role
 from parity.explain.room import Room
+from parity.explain.sight import Sight
+from parity.explain.syntax import assigned_at
 from parity.explain.taps import Tap, taps
 from parity.explain.trace import Step, Tape, TooLarge
 from parity.pair.pair import Pair
@@ -48,7 +51,7 @@ def explain(pair: Pair, sides: Sides, measured: Forward, located: Sequence[Locat
     room = Room.of(pair.reference, sides, measured, recorded, context)
     values, code = Values.of(recorded), Code(recorded.own_code)
     loader = Loader(pair, recorded, sides.loading)
-    desk = _Desk(room, values, code, Lines(room, values, code), loader)
+    desk = _Desk(room, values, code, Lines(Sight(room, values, code)), loader)
     found: list[Finding] = []
     for place, each in enumerate(located):
         if each.built:
@@ -135,7 +138,7 @@ class _Desk:
 
     def shares(self, finding: Finding) -> bool:
         """Whether a module shares its matrix with another, here or there."""
-        own = getattr(self.lines.modules.get(finding.port_module), "weight", None)
+        own = getattr(self.lines.sight.modules.get(finding.port_module), "weight", None)
         parameters = self.room.tapes.port_model.named_parameters(remove_duplicate=False)
         times = sum(each is own for _, each in parameters)
         return times > 1 or shares_a_tensor(self.room.sides.reference, finding.reference_module)
@@ -154,7 +157,7 @@ class _Desk:
 
     def without_bias(self, finding: Finding) -> Source | None:
         """Where a module was made without the bias that the checkpoint has for it."""
-        module = self.lines.modules.get(finding.port_module)
+        module = self.lines.sight.modules.get(finding.port_module)
         if finding.cause != "bias-dropped" or getattr(module, "bias", 0) is not None:
             return None
         named = finding.port_module.rstrip("0123456789").rstrip(".")
@@ -177,7 +180,7 @@ class _Desk:
 
     def _unexplained(self, finding: Finding, endpoint: Endpoint, found: Diagnosis) -> Finding:
         step = self.lines.suspect(found)
-        source = self.lines.source(step, None) if step else self.lines.calling(endpoint)
+        source = self.lines.source(step, None) if step else self.lines.sight.calling(endpoint)
         reference = self.lines.reference_suspect(endpoint)
         return replace(finding, port_source=source, reference_source=reference)
 

@@ -1,8 +1,7 @@
-"""Findings: what to mend, worded from what was measured, the first one first."""
+"""Findings of the forward stage: what to mend, worded from what was measured, the first one first."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from parity.compare.measure import identical
 from parity.compare.sides import Side, parents
 from parity.compare.stages import Forward, Sides
 from parity.explain.segment import around, first_unwitnessed
-from parity.names import fold, template
+from parity.names import template
 from parity.records import PROMOTED_NOISE, Finding
 
 NOT_LOADED = ("weights-silently-missing", "tied-head")  # causes of what a loader left out
@@ -36,187 +35,15 @@ class Located:
     built: str = ""
 
 
-def weights(sides: Sides, forward: Forward) -> tuple[Located, ...]:
-    """Findings of the load audit, one per kind of place."""
-    shared = _shared(sides, forward)
-    inside = tuple(f"{template(each.finding.reference_module)}." for each in shared)
-    found = [
-        *_moved(sides, forward),
-        *_misplaced(sides),
-        *_mixed(sides, forward),
-        *_untouched(sides, forward),
-        *_not_held(sides, forward),
-    ]
-    others = [each for each in found if not template(f"{each.finding.reference_module}.").startswith(inside or ("?",))]
-    return (*shared, *_grouped(others))
-
-
-def _shared(sides: Sides, forward: Forward) -> list[Located]:
-    """Layers that are one module in the port, and several in the reference."""
-    partners = {pair.port: pair.reference for pair in forward.pairs}
-    groups: dict[tuple[int, str], list[str]] = {}
-    for name, module in sides.port.model.named_modules(remove_duplicate=False):
-        groups.setdefault((id(module), template(name)), []).append(name)
-    found: list[Located] = []
-    for (_, kind), names in groups.items():
-        layers = [name for name in sides.reference.modules if template(name) == template(partners.get(names[0], ""))]
-        within = any(kind.startswith(f"{template(each.finding.port_module)}.") for each in found)
-        if len(names) < 2 or len(layers) < len(names) or within or not sides.port.holds_weights(names[0]):
-            continue
-        title = f"{fold(names)[0]} are one module; what was loaded last is in all of them"
-        evidence = tuple(f"also {name}" for name in layers[1:])
-        finding = Finding("weights", "layer-wiring", title, layers[0], names[0], evidence=evidence)
-        found.append(Located(finding, built=names[0].rpartition(".")[0]))
-    return found
-
-
-def _moved(sides: Sides, forward: Forward) -> Iterator[Located]:
-    partners = {pair.port: pair.reference for pair in forward.pairs}
-    for layer, (number, right) in sides.loading.moved.items():
-        ours = next(partners[name] for name in (layer, *partners) if name == layer or name.startswith(f"{layer}."))
-        title = f"{layer} runs in the place of layer {right} and holds the tensors of layer {number}"
-        inside = [name for name in sides.loading.held if name.startswith(f"{layer}.")]
-        yield Located(Finding("weights", "weights-misplaced", title, ours, layer), names=tuple(inside[:1]))
-
-
-def _misplaced(sides: Sides) -> Iterator[Located]:
-    """Tensors in each other's place; where the names say that they belong there, the code that uses them is wrong."""
-    loading, reference = sides.loading, sides.reference
-    for parameter, (held, expected) in loading.misplaced.items():
-        if any(outer in loading.moved for outer in parents(parameter)):
-            continue
-        title = f"{parameter} holds {held}; what is around it calls for {expected}"
-        crosswise = (expected, held) in loading.misplaced.values()
-        gated = crosswise and _is_gate_and_up(held, expected)
-        module = _serves(reference, expected)
-        finding = Finding(
-            "weights",
-            "gate-up-order" if gated else "weights-misplaced",
-            title,
-            _module(module) if gated else module,
-            _module(parameter),
-        )
-        if _likeness(parameter, held) > _likeness(parameter, expected):
-            yield Located(finding, called=_module(parameter))
-        else:
-            yield Located(finding, names=(parameter, held))
-
-
-def _mixed(sides: Sides, forward: Forward) -> Iterator[Located]:
-    """A module whose tensors come from two modules of the reference's of one class, in a port that goes wrong."""
-    reference = sides.reference
-    if not forward.total.get(LOGITS, float("inf")) > PROMOTED_NOISE:
-        return
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for module in dict.fromkeys(_module(name) for name in sides.loading.held):
-        own = [tensors for name, tensors in sides.loading.held.items() if _module(name) == module]
-        places = sorted({_module(tensors[0]) for tensors in own})
-        kinds = {type(reference.modules.get(name)) for name in places}
-        mixed = len(own) == len(places) == 2 and all(len(tensors) == 1 for tensors in own)
-        if mixed and len(kinds) == 1 and len({_module(name) for name in places}) == 1:
-            groups.setdefault(tuple(places), []).append(module)
-    for owners, modules in groups.items():
-        if len(modules) == len(owners):
-            pairs = zip(_in_turn(sides.port, modules), _in_turn(reference, owners), strict=True)
-            yield from (_strangers(sides, module, right) for module, right in pairs)
-
-
-def _in_turn(side: Side, modules: Iterable[str]) -> list[str]:
-    """Modules in the order in which they run."""
-    began = {name: calls[0].began for name, calls in side.trace.calls.items() if calls}
-    return sorted(modules, key=lambda name: began.get(name, len(began)))
-
-
-def _strangers(sides: Sides, module: str, right: str) -> Located:
-    held = {name: tensors[0] for name, tensors in sides.loading.held.items() if _module(name) == module}
-    name, tensor = next((name, tensor) for name, tensor in held.items() if _module(tensor) != right)
-    title = f"{name} holds {tensor}; {module} runs in the place of {right}"
-    return Located(Finding("weights", "weights-misplaced", title, right, module), names=(name, tensor))
-
-
-def _is_gate_and_up(first: str, second: str) -> bool:
-    """The two projections of a gated MLP, of one layer."""
-    last = {_module(name).rpartition(".")[2].partition("_")[0] for name in (first, second)}
-    return last == {"gate", "up"} and _module(_module(first)) == _module(_module(second))
-
-
-def _likeness(first: str, second: str) -> float:
-    return SequenceMatcher(None, template(first), template(second)).ratio()
-
-
-def _untouched(sides: Sides, forward: Forward) -> Iterator[Located]:
-    loading, reference = sides.loading, sides.reference
-    partners = {pair.port: pair.reference for pair in forward.pairs}
-    same_function = forward.total.get(LOGITS, float("inf")) <= PROMOTED_NOISE
-    for parameter in loading.untouched:
-        module = partners.get(_module(parameter), "")
-        fitting = set(loading.waiting[parameter]) - (set(loading.dropped) if same_function else set())
-        if not fitting and not shares_a_tensor(reference, module):
-            continue  # nothing is missing that it could have held: a constant of the port's own
-        module = module or next((_serves(reference, tensor) for tensor in loading.waiting[parameter]), "")
-        head = shares_a_tensor(reference, module) or _is_head(reference, module)
-        cause = "tied-head" if head else "weights-silently-missing"
-        title = f"{parameter} was never loaded, it is as Model(config) left it"
-        finding = Finding("weights", cause, title, module, _module(parameter))
-        yield Located(finding, names=(*loading.waiting[parameter], parameter))
-
-
-def _not_held(sides: Sides, forward: Forward) -> Iterator[Located]:
-    loading, reference = sides.loading, sides.reference
-    partners = {pair.port: pair.reference for pair in forward.pairs}
-    counterparts = {theirs: ours for ours, theirs in partners.items()}
-    misplaced = {expected for _, expected in loading.misplaced.values()}
-    waiting = {
-        tensor
-        for parameter in loading.untouched
-        for tensor in (*_tensors_of(reference, partners.get(_module(parameter), "")), *loading.waiting[parameter])
-    }
-    for tensor in loading.unused:
-        if tensor not in misplaced and tensor not in waiting:
-            module = _serves(reference, tensor)
-            cause = "bias-dropped" if tensor.endswith(".bias") else "weights-silently-missing"
-            if _is_head(reference, module):
-                cause = "tied-head"
-            title = f"{tensor} is in the checkpoint and nowhere in the port"
-            port = counterparts.get(module, "")
-            finding = Finding("weights", cause, title, module, port)
-            yield Located(finding, names=(tensor, f"{port}.{tensor.rpartition('.')[2]}"))
-    for tensor in loading.partly:
-        module = _serves(reference, tensor)
-        title = f"only a part of {tensor} is in the port"
-        finding = Finding("weights", "weights-silently-missing", title, module, counterparts.get(module, ""))
-        yield Located(finding, names=(tensor,))
-
-
-def _is_head(reference: Side, module: str) -> bool:
-    """Whether a module makes the logits."""
-    calls = reference.trace.calls.get(module, ())
-    return bool(calls) and any(identical(value, reference.trace.logits) for value in calls[-1].outputs)
-
-
-def shares_a_tensor(reference: Side, module: str) -> bool:
-    """Whether a module uses a tensor that another one uses too, as a tied head does."""
-    own = _tensors_of(reference, module)
-    return any(own & _tensors_of(reference, name) for name in reference.owned if name != module)
-
-
-def _tensors_of(side: Side, module: str) -> set[str]:
-    return {holding.tensor for found in side.owned.get(module, {}).values() for holding in found}
-
-
-def _serves(reference: Side, tensor: str) -> str:
-    """The reference module that uses a checkpoint tensor."""
-    return next((name for name in reference.owned if tensor in _tensors_of(reference, name)), tensor.rpartition(".")[0])
-
-
-def _module(parameter: str) -> str:
+def module_of(parameter: str) -> str:
+    """The module that a parameter, or another module, is in."""
     return parameter.rpartition(".")[0]
 
 
 def forward(sides: Sides, measured: Forward, settled: Sequence[Finding]) -> tuple[Located, ...]:
     """Findings of the forward stage, in the order data flows; those that `settled` already explains are left out."""
     special = _special(sides, measured)
-    never = {_serves(sides.reference, tensor) for found in sides.loading.waiting.values() for tensor in found}
+    never = {sides.reference.serves(tensor) for found in sides.loading.waiting.values() for tensor in found}
     certain = [each for each in settled if each.cause not in NOT_LOADED or each.reference_module in never]
     explained = {each.reference_module for each in certain} | {module for each in certain for module in _also(each)}
     wired = [each for each in settled if each.cause == "layer-wiring"]
@@ -242,7 +69,7 @@ def forward(sides: Sides, measured: Forward, settled: Sequence[Finding]) -> tupl
     return (
         *map(Located, special),
         *(
-            Located(_merged([finding for finding, _ in group]), tuple(endpoint for _, endpoint in group))
+            Located(merged([finding for finding, _ in group]), tuple(endpoint for _, endpoint in group))
             for group in places.values()
         ),
     )
@@ -279,7 +106,7 @@ def _without_twins(reference: Side, failing: Sequence[Endpoint]) -> list[Endpoin
         twins = [
             other
             for other in kept
-            if other.kind == endpoint.kind == "input" and _module(other.module) == _module(endpoint.module)
+            if other.kind == endpoint.kind == "input" and module_of(other.module) == module_of(endpoint.module)
         ]
         value = reference.trace.at(endpoint)
         if not (value and any(identical(value[0], (reference.trace.at(twin) or value)[0]) for twin in twins)):
@@ -359,7 +186,7 @@ def _blamed(sides: Sides, measured: Forward, endpoint: Endpoint, inner: Endpoint
     if _meant_for(sides, measured, endpoint):
         return endpoint.module, ports[0]  # the wrong module is called here, rather than a right one given a wrong value
     place = around(reference, endpoint)
-    return place, partners.get(place) or _module(ports[0]) or ports[0]
+    return place, partners.get(place) or module_of(ports[0]) or ports[0]
 
 
 def _title(sides: Sides, measured: Forward, endpoint: Endpoint, inner: Endpoint | None, theirs: str) -> str:
@@ -385,12 +212,12 @@ def _title(sides: Sides, measured: Forward, endpoint: Endpoint, inner: Endpoint 
 def _before(reference: Side, measured: Forward, endpoint: Endpoint) -> str:
     """The modules beside or inside a place that were right last before it went wrong, in the reference's names."""
     call = reference.trace.calls[endpoint.module][endpoint.number]
-    around = endpoint.module if endpoint.kind == "output" else _module(endpoint.module)
+    around = endpoint.module if endpoint.kind == "output" else module_of(endpoint.module)
     until = call.ended if endpoint.kind == "output" else call.began
     done = [
         reference.trace.calls[end.module][end.number]
         for end, error in measured.isolated.errors.items()
-        if end.kind == "output" and end != LOGITS and error <= PROMOTED_NOISE and _module(end.module) == around
+        if end.kind == "output" and end != LOGITS and error <= PROMOTED_NOISE and module_of(end.module) == around
     ]
     last = sorted((other for other in done if other.ended < until), key=lambda other: other.ended)
     last = last[-1:] if endpoint.kind == "output" else last[-3:]
@@ -428,7 +255,7 @@ def _meant_for(sides: Sides, measured: Forward, endpoint: Endpoint) -> str:
         return ""
     own, expected = found
     for module, calls in sides.reference.trace.calls.items():
-        if module == endpoint.module or _module(module) != _module(endpoint.module) or not calls[0].inputs:
+        if module == endpoint.module or module_of(module) != module_of(endpoint.module) or not calls[0].inputs:
             continue
         value = calls[0].inputs[0]
         if value.shape == own.shape and value.is_floating_point() and not torch.equal(value, expected):
@@ -450,22 +277,8 @@ def _positions(own: Tensor, expected: Tensor, length: int) -> list[str]:
     return [f"tokens before position {wrong[0]} agree, {len(wrong)} of {length} differ"]
 
 
-def _grouped(found: Iterable[Located]) -> tuple[Located, ...]:
-    """The same finding in several layers is one, named by the first."""
-    groups: dict[tuple[str, ...], list[Located]] = {}
-    for each in found:
-        finding = each.finding
-        place = (template(finding.reference_module), template(finding.port_module), _plain(finding.title))
-        groups.setdefault((finding.cause, *place), []).append(each)
-    return tuple(replace(group[0], finding=_merged([each.finding for each in group])) for group in groups.values())
-
-
-def _plain(title: str) -> str:
-    """A title without the numbers in its names, so that layers can be told from kinds."""
-    return " ".join(template(word.rstrip(",;")) for word in title.split())
-
-
-def _merged(group: Sequence[Finding]) -> Finding:
+def merged(group: Sequence[Finding]) -> Finding:
+    """One finding for several of a kind, at the first one's place."""
     first = group[0]
     others = [finding.reference_module or finding.port_module for finding in group[1:]]
     shown = tuple(f"also {name}" for name in others)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from parity.compare.loading import Loading
 from parity.explain.locate import Code, source_at
 from parity.explain.match import is_layout
-from parity.explain.provenance import around_at, collected_at, listed_at
+from parity.explain.provenance import collected_at
 from parity.explain.record import Tapes
+from parity.explain.syntax import around_at, listed_at
 from parity.explain.trace import Frame, Ref, Step
 from parity.names import numbers, template
 from parity.pair.pair import Pair

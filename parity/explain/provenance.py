@@ -5,13 +5,13 @@ line to mend is where it got its value.
 """
 
 import ast
-import linecache
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from torch import Tensor
+
+from parity.explain.syntax import Parsed, assigns, keyword_of, parts_of
 
 _HOPS = 6
 _SMALL, _LARGE = 1e-3, 1e3  # numbers between these are too common to be known by their value
@@ -33,53 +33,6 @@ class Use:
     steady: bool = False
 
 
-@dataclass(frozen=True)
-class _Code:
-    """A parsed source file."""
-
-    tree: ast.Module
-
-    @classmethod
-    def of(cls, file: str) -> "_Code | None":
-        try:
-            return cls(ast.parse("".join(linecache.getlines(file))))
-        except (SyntaxError, ValueError):
-            return None
-
-    @cached_property
-    def outer(self) -> Mapping[ast.AST, ast.AST]:
-        return {child: node for node in ast.walk(self.tree) for child in ast.iter_child_nodes(node)}
-
-    def around(self, node: ast.AST, *kinds: type[ast.AST]) -> ast.AST | None:
-        """The innermost node of some kinds around one."""
-        found = self.outer.get(node)
-        while found is not None and not isinstance(found, kinds):
-            found = self.outer.get(found)
-        return found
-
-    def statement(self, line: int) -> ast.stmt | None:
-        """The innermost statement that holds a line."""
-        found = [
-            node
-            for node in ast.walk(self.tree)
-            if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or node.lineno)
-        ]
-        return min(found, key=lambda node: ((node.end_lineno or 0) - node.lineno, -node.lineno), default=None)
-
-    def expression(self, statement: ast.stmt, span: tuple[int, int, int, int]) -> ast.AST:
-        """The expression at a place in a statement; the statement where the place is not known."""
-        for node in ast.walk(statement):
-            if isinstance(node, ast.expr):
-                own = (node.lineno, node.end_lineno, node.col_offset, node.end_col_offset)
-                if own == span:
-                    return node
-        return statement
-
-    def calls(self) -> Iterator[ast.Call]:
-        """Every call in the file."""
-        return (node for node in ast.walk(self.tree) if isinstance(node, ast.Call))
-
-
 def origin(use: Use, wrong: float, hops: int | None = None) -> int:
     """The line that gives a wrong number its value; the line of its use if that cannot be told, or is it.
 
@@ -88,7 +41,7 @@ def origin(use: Use, wrong: float, hops: int | None = None) -> int:
         wrong: the number.
         hops: from name to name, not further back than so many.
     """
-    code = _Code.of(use.file)
+    code = Parsed.of(use.file)
     statement = code.statement(use.line) if code else None
     if code is None or statement is None:
         return use.line
@@ -103,7 +56,7 @@ def origin(use: Use, wrong: float, hops: int | None = None) -> int:
     return use.line
 
 
-def _literal(code: _Code, wrong: float, line: int) -> int:
+def _literal(code: Parsed, wrong: float, line: int) -> int:
     """The one line that spells a telling number out, where what it was followed to does not: a default, as a rule."""
     if _SMALL < abs(wrong) < _LARGE:
         return line
@@ -126,13 +79,13 @@ def built_at(file: str, module_name: str, numbers: Sequence[float] = ()) -> int 
         module_name: of the module.
         numbers: that it was made with; where a name stands for the only one, the line that gives it its value.
     """
-    code = _Code.of(file)
+    code = Parsed.of(file)
     last = module_name.rpartition(".")[2]
     found = [
         node
         for node in (ast.walk(code.tree) if code else ())
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
-        if any(_parts(target)[-2:] == ["self", last] for target in node.targets)
+        if any(parts_of(target)[-2:] == ["self", last] for target in node.targets)
     ]
     if code is None or len(found) != 1:
         return None
@@ -146,145 +99,15 @@ def built_at(file: str, module_name: str, numbers: Sequence[float] = ()) -> int 
     return found[0].lineno
 
 
-def assigned_at(file: str, module: str, parameter: str) -> int | None:
-    """The line that assigns a module's parameter from outside, or copies into it; None if none does, or several do."""
-    code = _Code.of(file)
-    found = set()
-    for node in ast.walk(code.tree) if code else ():
-        targets: list[ast.expr] = node.targets if isinstance(node, ast.Assign) else []
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "copy_":
-            targets = [node.func.value]
-        if any([module, parameter] == [part for part in _parts(each) if part != "data"][-2:] for each in targets):
-            found |= {each.lineno for each in targets}
-    return found.pop() if len(found) == 1 else None
-
-
 def collected_at(file: str, line: int) -> int | None:
     """The line that collects several values in a list or tuple, which a line uses by name; None if it uses none."""
-    code = _Code.of(file)
+    code = Parsed.of(file)
     statement = code.statement(line) if code else None
     for name in ast.walk(statement) if code and statement else ():
         given = _local(code, name, "") if code and isinstance(name, ast.Name) else None
         if given is not None and isinstance(given[0], ast.List | ast.ListComp | ast.Tuple | ast.GeneratorExp):
             return given[1]
     return None
-
-
-def fields_at(file: str) -> dict[str, int]:
-    """What a file asks a mapping for by name, each with the first line: `hf["name"]` and `hf.get("name")`."""
-    code = _Code.of(file)
-    found: dict[str, int] = {}
-    for node in ast.walk(code.tree) if code else ():
-        key: ast.expr | None = None
-        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
-            key = node.slice
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and node.func.attr == "get"
-            and node.args
-        ):
-            key = node.args[0]
-        if isinstance(key, ast.Constant) and isinstance(key.value, str):
-            found.setdefault(key.value, key.lineno)
-    return found
-
-
-def field_at(file: str, name: str) -> int | None:
-    """The line that works out a field of a config, through the one function that it is taken from, if it is."""
-    code = _Code.of(file)
-    given = _keyword(code, name, "") if code else None
-    if code is None or given is None:
-        return None
-    value, line = given
-    called = _parts(value.func)[-1:] if isinstance(value, ast.Call) else []
-    for node in ast.walk(code.tree):
-        if isinstance(node, ast.FunctionDef) and [node.name] == called:
-            returns = [each.lineno for each in ast.walk(node) if isinstance(each, ast.Return)]
-            return max(returns, default=line)
-    return line
-
-
-def kind_at(file: str, line: int, kind: str, kinds: Collection[str]) -> int | None:
-    """The line after one of the same function on which a value made there is meant for a kind of layer.
-
-    Args:
-        file, line: where the value is made.
-        kind: of the layer that is given it.
-        kinds: all there are.
-    """
-    code = _Code.of(file)
-    statement = code.statement(line) if code else None
-    function = code.around(statement, ast.FunctionDef) if code and statement else None
-    names = {part.id for part in ast.walk(statement or ast.Pass()) if isinstance(part, ast.Name)}
-    guards = []
-    for node in ast.walk(function) if function else ():
-        if not isinstance(node, ast.stmt) or node.lineno < line:
-            continue
-        said = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
-        if isinstance(node, ast.If):
-            tested = {part.value for part in ast.walk(node.test) if isinstance(part, ast.Constant)}
-            inside = {part.id for each in node.body for part in ast.walk(each) if isinstance(part, ast.Name)}
-            guards += [node.lineno] if tested & set(kinds) and inside & names else []
-        elif kind in said and not isinstance(node, ast.For | ast.While | ast.FunctionDef):
-            return node.lineno
-    return guards[0] if guards else None
-
-
-def rebound_at(file: str, line: int) -> list[int]:
-    """The lines before one of the same function on which names got other values than they had."""
-    code = _Code.of(file)
-    function = code.around(code.statement(line) or code.tree, ast.FunctionDef) if code else None
-    if not isinstance(function, ast.FunctionDef):
-        return []
-    names = {argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)}
-    found = []
-    for node in sorted((node for node in ast.walk(function) if isinstance(node, ast.Assign)), key=lambda n: n.lineno):
-        own = {target.id for target in node.targets if isinstance(target, ast.Name)}
-        found += [node.lineno] if own & names and node.lineno < line else []
-        names |= own
-    return found
-
-
-def around_at(file: str, line: int, *kinds: type[ast.AST], outermost: bool = False) -> int | None:
-    """The line of the statement of some kind around a line, inside the same function; None if there is none."""
-    code = _Code.of(file)
-    node: ast.AST | None = code.statement(line) if code else None
-    found = None
-    while code is not None and node is not None and not isinstance(node, ast.FunctionDef | ast.ClassDef):
-        node = code.outer.get(node)
-        if isinstance(node, kinds) and (found is None or outermost):
-            found = node
-    return found.lineno if isinstance(found, ast.stmt) else None
-
-
-def listed_at(file: str, text: str) -> int | None:
-    """The one line on which a text is an entry of a table, a dict or a list of names; None if it is in several."""
-    code = _Code.of(file)
-    found = {
-        node.lineno
-        for node in (ast.walk(code.tree) if code else ())
-        if isinstance(node, ast.Constant) and node.value == text
-        if code is not None and isinstance(code.outer.get(node), ast.Dict | ast.List | ast.Tuple)
-    }
-    return found.pop() if len(found) == 1 else None
-
-
-def returned_at(file: str, line: int) -> int | None:
-    """The line on which a function returns what it computed on an earlier one; None if it is not told apart."""
-    code = _Code.of(file)
-    statement = code.statement(line) if code else None
-    function = code.around(statement, ast.FunctionDef, ast.AsyncFunctionDef) if code and statement else None
-    if not isinstance(statement, ast.Assign) or function is None:
-        return None
-    names = {part.id for target in statement.targets for part in ast.walk(target) if isinstance(part, ast.Name)}
-    found = [
-        node.lineno
-        for node in ast.walk(function)
-        if isinstance(node, ast.Return) and node.value is not None and node.lineno > line
-        if names & {part.id for part in ast.walk(node.value) if isinstance(part, ast.Name)}
-    ]
-    return found[0] if len(found) == 1 else None
 
 
 def _operands(node: ast.AST) -> list[ast.expr]:
@@ -320,16 +143,7 @@ def _alike(value: float, other: float) -> bool:
     return abs(value - other) <= 1e-9 * max(abs(value), abs(other))
 
 
-def _parts(name: ast.expr) -> list[str]:
-    if isinstance(name, ast.Name):
-        return [name.id]
-    if isinstance(name, ast.Attribute):
-        inner = _parts(name.value)
-        return [*inner, name.attr] if inner else []
-    return []
-
-
-def _chase(code: _Code, name: ast.expr, use: Use, hops: int) -> int | None:
+def _chase(code: Parsed, name: ast.expr, use: Use, hops: int) -> int | None:
     """From a name to what it was given, hop by hop; None if nothing in the file gives it a value."""
     expression: ast.expr | None = name
     line: int | None = None
@@ -348,9 +162,9 @@ def _passes_on(expression: ast.expr) -> bool:
     return isinstance(expression, ast.Name | ast.Attribute)
 
 
-def _given(code: _Code, name: ast.expr, use: Use) -> tuple[ast.expr, int] | None:
+def _given(code: Parsed, name: ast.expr, use: Use) -> tuple[ast.expr, int] | None:
     """What a name was assigned, passed as an argument, or set to as a field."""
-    parts = _parts(name)
+    parts = parts_of(name)
     last = use.module_name.rpartition(".")[2]
     if not parts:
         return None
@@ -359,18 +173,18 @@ def _given(code: _Code, name: ast.expr, use: Use) -> tuple[ast.expr, int] | None
     if parts[0] == "self" and len(parts) == 2:
         kind = code.around(name, ast.ClassDef)
         found = _assigned_to_self(code, kind, parts[1], use.steady) if isinstance(kind, ast.ClassDef) else None
-        return found or _keyword(code, parts[1], "")
-    return _keyword(code, parts[-1], "")
+        return found or keyword_of(code, parts[1], "")
+    return keyword_of(code, parts[-1], "")
 
 
-def _local(code: _Code, name: ast.Name, last: str, callers: Sequence[int] = ()) -> tuple[ast.expr, int] | None:
+def _local(code: Parsed, name: ast.Name, last: str, callers: Sequence[int] = ()) -> tuple[ast.expr, int] | None:
     function = code.around(name, ast.FunctionDef, ast.AsyncFunctionDef)
     if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
         return None
     before = [
         (node.value, node.lineno)
         for node in ast.walk(function)
-        if isinstance(node, ast.Assign) and node.lineno < name.lineno and _assigns(node, name.id)
+        if isinstance(node, ast.Assign) and node.lineno < name.lineno and assigns(node, name.id)
     ]
     unpacked = [
         (part, node.lineno)
@@ -384,10 +198,6 @@ def _local(code: _Code, name: ast.Name, last: str, callers: Sequence[int] = ()) 
     return _argument(code, function, names, name.id, last, callers) if name.id in names else None
 
 
-def _assigns(node: ast.Assign, name: str) -> bool:
-    return any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
-
-
 def _unpacked(node: ast.Assign, name: str) -> Iterator[ast.expr]:
     for target in node.targets:
         if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
@@ -397,7 +207,7 @@ def _unpacked(node: ast.Assign, name: str) -> Iterator[ast.expr]:
 
 
 def _argument(
-    code: _Code,
+    code: Parsed,
     function: ast.FunctionDef | ast.AsyncFunctionDef,
     names: Sequence[str],
     name: str,
@@ -411,7 +221,7 @@ def _argument(
     place = names.index(name) - (names[0] in ("self", "cls"))
     passed: list[tuple[ast.Call, ast.expr]] = []
     for call in code.calls():
-        if not _parts(call.func) or _parts(call.func)[-1] != called:
+        if not parts_of(call.func) or parts_of(call.func)[-1] != called:
             continue
         keyword = next((each.value for each in call.keywords if each.arg == name), None)
         value = keyword or (call.args[place] if place < len(call.args) else None)
@@ -425,21 +235,21 @@ def _argument(
     return value, value.lineno
 
 
-def _assigned_name(code: _Code, call: ast.Call) -> str:
+def _assigned_name(code: Parsed, call: ast.Call) -> str:
     """The attribute or name that the result of a call is assigned to."""
     node = code.around(call, ast.Assign, ast.AnnAssign)
     targets = node.targets if isinstance(node, ast.Assign) else []
-    return next((_parts(target)[-1] for target in targets if _parts(target)), "")
+    return next((parts_of(target)[-1] for target in targets if parts_of(target)), "")
 
 
 def _assigned_to_self(
-    code: _Code, kind: ast.ClassDef, attribute: str, steady: bool = False
+    code: Parsed, kind: ast.ClassDef, attribute: str, steady: bool = False
 ) -> tuple[ast.expr, int] | None:
     """What an attribute is set to; what a condition makes of it later counts if it is not the same in all layers."""
     changed = [
         (node.value, node.lineno)
         for node in ast.walk(kind)
-        if isinstance(node, ast.AugAssign) and _parts(node.target) == ["self", attribute]
+        if isinstance(node, ast.AugAssign) and parts_of(node.target) == ["self", attribute]
         if not (steady and isinstance(code.outer.get(node), ast.If))
     ]
     if changed:
@@ -447,16 +257,10 @@ def _assigned_to_self(
     for node in ast.walk(kind):
         if isinstance(node, ast.Assign):
             for target in node.targets:
-                if _parts(target) == ["self", attribute]:
+                if parts_of(target) == ["self", attribute]:
                     return node.value, node.lineno
                 if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
                     for left, right in zip(target.elts, node.value.elts, strict=False):
-                        if _parts(left) == ["self", attribute]:
+                        if parts_of(left) == ["self", attribute]:
                             return right, node.lineno
     return None
-
-
-def _keyword(code: _Code, attribute: str, called: str) -> tuple[ast.expr, int] | None:
-    """What a field is set to where its object is made, if that happens in one place."""
-    found = [keyword.value for call in code.calls() for keyword in call.keywords if keyword.arg == attribute]
-    return (found[0], found[0].lineno) if len(found) == 1 else None

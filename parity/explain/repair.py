@@ -67,21 +67,22 @@ def repairs(
             if not step.frames or step.function is None:
                 continue
             for change, weight, number in _changes(room, step, numbers):
-                if _mends(room, values, step, change, scores or targets):
-                    found.append(Repair(step, weight, number))
-                    break
-    return sorted(found, key=lambda repair: (repair.weight, repair.step.number))
+                mended = _mended(room, values, step, change, scores or targets)
+                if mended:
+                    found.append((mended, Repair(step, weight, number)))
+    ranked = sorted(found, key=lambda each: (-each[0], each[1].weight, each[1].step.number))
+    return [repair for _, repair in ranked]
 
 
-def _mends(room: Room, values: Values, step: Step, change: Change, targets: Sequence[Ref]) -> bool:
-    """Whether a wrong value comes out as the reference has it."""
+def _mended(room: Room, values: Values, step: Step, change: Change, targets: Sequence[Ref]) -> int:
+    """How many wrong values come out as the reference has them."""
     edits = {step.number: lambda playing, step: (change(playing, step),)}
     try:
         playing = play(room.tapes.port, edits, room.port_users, until=targets[-1].step)
         changed = [playing.changed[ref] for ref in targets if ref in playing.changed]
-        return any((found := values.index.find(value)) is not None and found[1] == "same" for value in changed)
+        return sum((found := values.index.find(value)) is not None and found[1] == "same" for value in changed)
     except Exception:  # a change that does not fit the shapes here
-        return False
+        return 0
 
 
 def _changes(room: Room, step: Step, numbers: Sequence[float]) -> Iterator[tuple[Change, float, float | None]]:

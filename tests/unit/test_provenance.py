@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from parity.explain.provenance import Use, assigned_at, built_at, origin, returned_at
+from parity.explain.provenance import Use, built_at, origin
+from parity.explain.syntax import assigned_at, returned_at
 
 SOURCE = """
 class Norm:

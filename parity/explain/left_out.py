@@ -1,0 +1,108 @@
+"""The line of what was left out: nothing computes it, so it shows where the port goes on without it."""
+
+from dataclasses import dataclass
+
+from parity.explain.diagnose import Fault
+from parity.explain.locate import source_at
+from parity.explain.match import is_layout, is_neutral
+from parity.explain.sight import Sight
+from parity.explain.syntax import returned_at
+from parity.explain.trace import Frame, Ref, Step
+from parity.records import Source
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Where what a fault leaves out is missing."""
+
+    sight: Sight
+
+    def line(self, fault: Fault) -> Source | None:
+        """Where the port goes on with the value that an operation was left out on, in the function that made it."""
+        tape = self.sight.room.tapes.port
+        for made in fault.bare:
+            loaded = tape.steps[made.step].name == "copy_" or bool(tape.steps[made.step].label)
+            producer = [] if loaded else self.sight.made_under(made, self._partner(fault.first.site))
+            if (source := self.neutral(made, fault) or self._numbered_near(made, fault)) is not None:
+                return source
+            if self._in_line(fault) and producer:
+                step = tape.steps[made.step]
+                frames = self._beside(step, self._partner(fault.first.site)) or producer
+                return self.sight.built(step, frames[0]) or source_at(frames[0].file, frames[0].line)
+            instances = [frame.instance for frame in producer]
+            waiting, seen = [made], {made}
+            while waiting:
+                ref = min(waiting)
+                waiting.remove(ref)
+                for number in self.sight.room.port_users.get(ref, ()):
+                    step = tape.steps[number]
+                    if is_layout(step.name):
+                        waiting += [other for other in step.refs if other not in seen]
+                        seen |= set(step.refs)
+                        continue
+                    shared = [f for f in self.sight.code.frames(step) if f.instance in instances or loaded]
+                    if shared:
+                        built = self.sight.built(step, shared[0]) if loaded else None
+                        return built or source_at(shared[0].file, shared[0].line)
+            called = self._calls_with(made)
+            if called:
+                return source_at(called[0].file, called[0].line)
+            if producer:
+                line = returned_at(producer[0].file, producer[0].line) or producer[0].line
+                return source_at(producer[0].file, line)
+        return None
+
+    def neutral(self, made: Ref, fault: Fault) -> Source | None:
+        """Where a number comes from that does nothing, in the place of one that would."""
+        for number in self.sight.room.port_users.get(made, ()):
+            step = self.sight.room.tapes.port.steps[number]
+            frames = self.sight.code.frames(step)
+            if frames and is_neutral(step) and all(self.sight.values.relation(other) == "same" for other in step.refs):
+                return source_at(frames[0].file, self.sight.origin(step, frames[0], fault))
+        here = [frame.instance for frame in self.sight.code.frames(self.sight.room.tapes.port.steps[made.step])[:1]]
+        for step in self.sight.room.tapes.port.steps if fault.first.cause == "rope-scaling-dropped" else ():
+            frames = self.sight.code.frames(step)
+            if is_neutral(step) and [frame.instance for frame in frames[:1]] == here:
+                return source_at(frames[0].file, self.sight.origin(step, frames[0], fault))
+        return None
+
+    def _numbered_near(self, made: Ref, fault: Fault) -> Source | None:
+        """The line that uses a number right after where it is missing."""
+        waiting = list(self.sight.room.port_users.get(made, ()))
+        for number in waiting if fault.first.number is not None else ():
+            step = self.sight.room.tapes.port.steps[number]
+            after = [n for ref in step.refs for n in self.sight.room.port_users.get(ref, ())]
+            for each in (step, *(self.sight.room.tapes.port.steps[n] for n in after)):
+                if self.sight.is_given(each, fault.first.number):
+                    return self.sight.code.source(each)
+        return None
+
+    def _in_line(self, fault: Fault) -> bool:
+        """Whether what was left out is a number, a bias or a summand: as a rule it stood on the line of the rest."""
+        kind = fault.first.cause in ("attention-mask", "window-pattern")
+        return (
+            (fault.first.number is not None and fault.first.cause != "rope-scaling-dropped")
+            or fault.first.cause == "bias-dropped"
+            or ("without operand" in fault.first.name and not kind)
+        )
+
+    def _partner(self, site: int) -> str:
+        """The port's module for the reference's in which a step runs."""
+        module = self.sight.room.tapes.reference.steps[site].module
+        return next((p.port for p in self.sight.room.measured.pairs if p.reference == module and not p.partial), "")
+
+    def _beside(self, step: Step, module: str) -> list[Frame]:
+        """The frames in which a module works on what it got from one of torch's own inside it."""
+        names = [name for name, _ in step.modules]
+        if names and not type(self.sight.modules[names[0]]).__module__.startswith("torch."):
+            return []
+        depth = names.index(module) if module in names else 0
+        return self.sight.code.of(self.sight.room.tapes.port.called.get(step.modules[depth - 1], ())) if depth else []
+
+    def _calls_with(self, ref: Ref) -> list[Frame]:
+        """The frames of the first call of a module that is given a value."""
+        tape = self.sight.room.tapes.port
+        for endpoint, refs in tape.marks.items():
+            if endpoint.kind == "input" and ref in refs:
+                return self.sight.code.of(tape.called.get((endpoint.module, endpoint.number), ()))
+        return []
