@@ -16,7 +16,7 @@ from parity.names import numbers
 from parity.records import Source
 
 _OTHERWISE = {"rope_scaling": "rope_parameters", "rope_parameters": "rope_scaling"}  # of older and newer configs
-_RESEMBLES = 0.5  # likeness of two names of fields, one of which may be a slip for the other
+_RESEMBLES = 0.6  # likeness of two names of fields, one of which may be a slip for the other
 
 
 @dataclass(frozen=True)

@@ -58,13 +58,17 @@ class LeftOut:
             step = self.sight.room.tapes.port.steps[number]
             frames = self.sight.code.frames(step)
             if frames and is_neutral(step) and all(self.sight.values.relation(other) == "same" for other in step.refs):
-                return source_at(frames[0].file, self.sight.origin(step, frames[0], fault))
+                return source_at(frames[0].file, self._idle(step))
         here = [frame.instance for frame in self.sight.code.frames(self.sight.room.tapes.port.steps[made.step])[:1]]
         for step in self.sight.room.tapes.port.steps if fault.first.cause == "rope-scaling-dropped" else ():
             frames = self.sight.code.frames(step)
             if is_neutral(step) and [frame.instance for frame in frames[:1]] == here:
-                return source_at(frames[0].file, self.sight.origin(step, frames[0], fault))
+                return source_at(frames[0].file, self._idle(step))
         return None
+
+    def _idle(self, step: Step) -> int:
+        """The line that gives its value to a number that does nothing."""
+        return self.sight.number_from(step, 0.0 if step.name in ("add", "sub") else 1.0)
 
     def _numbered_near(self, made: Ref, fault: Fault) -> Source | None:
         """The line that uses a number right after where it is missing."""

@@ -4,21 +4,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from torch import Tensor
+
 from parity.compare.capture import Endpoint
 from parity.explain.choices import Choices
 from parity.explain.diagnose import Diagnosis, Fault
 from parity.explain.left_out import LeftOut
 from parity.explain.locate import Code, Values, source_at
-from parity.explain.match import is_layout
+from parity.explain.match import is_layout, same
 from parity.explain.play import backward
 from parity.explain.repair import repairs
 from parity.explain.roles import Role
 from parity.explain.sight import Sight
 from parity.explain.syntax import rebound_at
 from parity.explain.trace import Frame, Ref, Step
+from parity.pair.promote import double
 from parity.records import Source
 
 _NEAR = 8  # steps
+_LOOKED_AT = 8  # values that are wrong, of which one has to come right
 _OUTER = 3  # frames around an operation that may be where its operands got their names
 _BEFORE = 40  # operations before a wrong value among which one is looked for that is there twice
 _PARTING = ("chunk", "split", "unbind", "tensor_split", "split_with_sizes")
@@ -55,6 +59,8 @@ class Lines:
         step = self._twice(fault) or self.culprit(found, fault)
         if step is None:
             return self.sight.calling(endpoint)
+        if "head axis" in fault.first.name and (table := self._table_of(step)) is not None:
+            return self.sight.code.source(table)
         if fault.first.pair is not None and (parted := self._parted(step)) is not None:
             return self.source(parted, None)
         return Choices(self.sight).chosen(step, fault) or self._mended(found, fault, step) or self.source(step, fault)
@@ -67,7 +73,8 @@ class Lines:
         of_another = fault.first.moves and fault.first.cause == "rope-layer-type"
         if not of_another and (fault.first.moves or all(self.sight.values.relation(ref) == "same" for ref in given)):
             return None
-        best = next(iter(repairs(self.sight.room, self.sight.values, wrong, self.sight.numbers, of_another)), None)
+        rights = self._rights(fault, wrong[:_LOOKED_AT])
+        best = next(iter(repairs(self.sight.room, self.sight.values, rights, self.sight.numbers, of_another)), None)
         frames = self.sight.code.frames(best.step) if best is not None else []
         here = self.sight.code.source(step)
         if best is None or not frames or here is None:
@@ -77,6 +84,20 @@ class Lines:
         hops = 1 if fault.first.cause == "rope-layer-type" else None
         line = frames[0].line if best.number is None else self.sight.number_from(best.step, best.number, hops)
         return None if line == here.line else source_at(frames[0].file, line)
+
+    def _rights(self, fault: Fault, wrong: Sequence[Ref]) -> dict[Ref, Tensor]:
+        """What the reference has in the place of wrong values, which the changed reference gives as well."""
+        tapes = self.sight.room.tapes
+        with double():
+            playing = self.sight.room.play([fault.first], len(tapes.reference.steps))
+        found: dict[Ref, Tensor] = {}
+        for ref in wrong:
+            value = tapes.port.value(ref)
+            for other, changed in playing.changed.items() if playing is not None and value.is_floating_point() else ():
+                if value.numel() == changed.numel() and same(value, changed):
+                    found[ref] = tapes.reference.value(other)
+                    break
+        return found
 
     def _is_bare(self, endpoint: Endpoint, fault: Fault) -> bool:
         """Whether the very value that something was left out on is what a module is given."""
@@ -103,7 +124,7 @@ class Lines:
         frame = self._outward(step, frames, fault is None or fault.first.moves)
         if frame is not frames[0]:
             return source_at(frame.file, frame.line)
-        asis = fault is not None and (fault.first.moves or fault.first.omits)
+        asis = fault is not None and (fault.first.moves or (fault.first.omits and fault.first.number is None))
         built = None if asis else self.sight.built(step, frame)
         if built is not None:
             return built
@@ -206,6 +227,13 @@ class Lines:
         leading = list(islice(backward(tape, fault.explained[:1], lambda ref, _: False), _BEFORE))
         found = [tape.steps[ref.step] for ref in sorted(leading) if self.sight.is_given(tape.steps[ref.step], number)]
         return found[0] if len({self.sight.code.frames(step)[0].line for step in found if step.frames}) > 1 else None
+
+    def _table_of(self, step: Step) -> Step | None:
+        """Where the table that a step multiplies by was laid out."""
+        tape = self.sight.room.tapes.port
+        table = min(step.inputs, key=lambda ref: tape.value(ref).numel(), default=None)
+        made = tape.steps[table.step] if table is not None else None
+        return made if made is not None and is_layout(made.name) and made.frames else None
 
     def _parted(self, step: Step) -> Step | None:
         """Where a value was taken apart, if a step is given a part of it."""

@@ -5,20 +5,20 @@ settles on which line something is wrong that the reference has no counterpart o
 in an author's own form, a factor that stands on another side.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from parity.explain.locate import Values
+from parity.explain.match import same
 from parity.explain.play import Playing, backward, play
 from parity.explain.room import Room
 from parity.explain.trace import Ref, Step
 from parity.pair.promote import double
 
 _MOST = 24  # operations that are tried
-_LOOKED_AT = 8  # values that are wrong, of which one has to come right
 _UNARY = (
     "abs", "neg", "flip", "roll", "tanh", "sigmoid", "exp", "sqrt", "cumsum", "tril", "triu", "clamp", "remainder",
 )  # fmt: skip
@@ -44,43 +44,42 @@ class Repair:
 
 @torch.no_grad()
 def repairs(
-    room: Room, values: Values, wrong: Sequence[Ref], numbers: Sequence[float], anywhere: bool = False
+    room: Room, values: Values, rights: Mapping[Ref, Tensor], numbers: Sequence[float], anywhere: bool = False
 ) -> list[Repair]:
-    """Operations on the way to wrong values, each of which mends one of them if changed; the likeliest first.
+    """Operations on the way to wrong values, each of which mends some of them if changed; the likeliest first.
 
     Args:
         room: of this check.
         values: the port's values against those of the reference.
-        wrong: values that are wrong, in the order they were made.
+        rights: values that are wrong, in the order they were made, with what the reference has there.
         numbers: that the reference uses.
         anywhere: also behind values that are right, but perhaps not here.
     """
     tape = room.tapes.port
-    targets = [ref for ref in wrong[:_LOOKED_AT] if not values.accounted(ref)]
-    if not targets:
+    if not rights:
         return []
-    scores = [ref for ref in targets if tape.value(ref).is_floating_point()]  # of a mask, it shows what it hides
-    chain = sorted(backward(tape, targets[:1], lambda ref, _: not anywhere and values.relation(ref) == "same"))[-_MOST:]
+    first = [next(iter(rights))]
+    chain = sorted(backward(tape, first, lambda ref, _: not anywhere and values.relation(ref) == "same"))[-_MOST:]
     found = []
     with double():
         for step in (tape.steps[ref.step] for ref in chain):
             if not step.frames or step.function is None:
                 continue
             for change, weight, number in _changes(room, step, numbers):
-                mended = _mended(room, values, step, change, scores or targets)
+                mended = _mended(room, step, change, rights)
                 if mended:
                     found.append((mended, Repair(step, weight, number)))
     ranked = sorted(found, key=lambda each: (-each[0], each[1].weight, each[1].step.number))
     return [repair for _, repair in ranked]
 
 
-def _mended(room: Room, values: Values, step: Step, change: Change, targets: Sequence[Ref]) -> int:
+def _mended(room: Room, step: Step, change: Change, rights: Mapping[Ref, Tensor]) -> int:
     """How many wrong values come out as the reference has them."""
     edits = {step.number: lambda playing, step: (change(playing, step),)}
     try:
-        playing = play(room.tapes.port, edits, room.port_users, until=targets[-1].step)
-        changed = [playing.changed[ref] for ref in targets if ref in playing.changed]
-        return sum((found := values.index.find(value)) is not None and found[1] == "same" for value in changed)
+        playing = play(room.tapes.port, edits, room.port_users, until=max(rights).step)
+        changed = [(playing.changed[ref], right) for ref, right in rights.items() if ref in playing.changed]
+        return sum(value.numel() == right.numel() and same(value, right) for value, right in changed)
     except Exception:  # a change that does not fit the shapes here
         return 0
 
