@@ -102,6 +102,8 @@ class _Wanted:
                 if mask is not None:
                     found |= {ref for other, ref in self.masks if _same_mask(mask, other)}
                     continue
+            if apart and value.is_floating_point() and value.ndim > 2:
+                found |= self._parts(value)
             if value.numel() in self.tables and (value.is_floating_point() or value.is_complex()):
                 norm = norm_of(value)
                 if not any(abs(norm - other.norm) <= PROMOTED_NOISE * norm for other, _ in self.tables[value.numel()]):
@@ -110,8 +112,6 @@ class _Wanted:
                 near = [ref for other, ref in self.tables[value.numel()] if key is not None and key.near(other)]
                 wide = loosely and value.numel() >= _TELLING
                 found |= {ref for ref in near if wide or same(self.room.tapes.port.value(ref), value)}
-            elif apart and value.is_floating_point() and value.ndim > 2:
-                found |= self._parts(value)
             elif value.numel() in self.whole and not value.is_floating_point():
                 found |= {ref for ref in self.whole[value.numel()] if same(self.room.tapes.port.value(ref), value)}
         return tuple(sorted(found))
@@ -122,6 +122,14 @@ class _Wanted:
         for axis in range(value.ndim - 1):
             own = self.tables.get(value.numel() // max(1, value.shape[axis]), ())
             for part in value.unbind(axis) if own and 1 < value.shape[axis] <= _MOST_PARTS else ():
+                key = key_of(part)
+                near = [ref for other, ref in own if key is not None and key.near(other)]
+                found |= {ref for ref in near if same(self.room.tapes.port.value(ref), part)}
+        width = value.shape[-1]
+        for size, own in self.tables.items():  # heads side by side
+            count = value.numel() // size
+            fits = size * count == value.numel() and 1 < count <= _MOST_PARTS and width % count == 0
+            for part in value.chunk(count, -1) if fits else ():
                 key = key_of(part)
                 near = [ref for other, ref in own if key is not None and key.near(other)]
                 found |= {ref for ref in near if same(self.room.tapes.port.value(ref), part)}

@@ -89,6 +89,15 @@ def parts_of(context: Context, step: Step) -> Iterator[Mutation]:
                 step.number,
             )
     sizes = {tuple(value.shape) for value in step.values}
+    for by in (1, 2) if count == 3 and len(sizes) == 1 else ():
+
+        def turned(playing: Playing, step: Step, by: int = by) -> tuple[Tensor, ...]:
+            arguments, keywords = playing.given(step)
+            values = playing.compute(step, *arguments, **keywords)
+            return (*values[by:], *values[:by])
+
+        text = f"behaves as if the parts of the fused value were taken from part {by} on, the first last"
+        yield Mutation(cause, f"{step.name} parts from {by}", text, {step.number: turned}, step.number)
     if len(sizes) == 1 and count > 1:
 
         def interleaved(playing: Playing, step: Step) -> tuple[Tensor, ...]:

@@ -119,6 +119,8 @@ def _one_operand(context: Context, step: Step) -> Iterator[Mutation]:
         positions = context.place(context.producer(other)).role == Role.positions
         text = "position embeddings are left out" if positions else text
         cause = "position-ids" if positions else ""
+        if left.ndim == 1 and context.place(step).role == Role.qk_norm:
+            cause = "qknorm-missing-or-width"
         yield mutation_of(context, step, f"without operand {1 - at}", text, change, 1.0, cause)
     if len(refs) == 2 and step.name in ("add", "sub"):
 

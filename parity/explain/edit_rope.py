@@ -210,12 +210,14 @@ def _one_position(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin
 
 def _later(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """One position later than it should: the tables are rotated by their own first step."""
-    step_cos, step_sin = cos[..., 1:2, :], sin[..., 1:2, :]
+    gain = cos[..., :1, :]  # at position 0 a cosine is one, but for what tables are multiplied by
+    step_cos, step_sin = cos[..., 1:2, :] / gain, sin[..., 1:2, :] / gain
     return rotate(value, cos=cos * step_cos - sin * step_sin, sin=sin * step_cos + cos * step_sin)
 
 
 def _earlier(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    step_cos, step_sin = cos[..., 1:2, :], -sin[..., 1:2, :]
+    gain = cos[..., :1, :]  # at position 0 a cosine is one, but for what tables are multiplied by
+    step_cos, step_sin = cos[..., 1:2, :] / gain, -sin[..., 1:2, :] / gain
     return rotate(value, cos=cos * step_cos - sin * step_sin, sin=sin * step_cos + cos * step_sin)
 
 

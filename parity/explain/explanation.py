@@ -189,6 +189,8 @@ class _Desk:
         site = self.room.tapes.reference.steps[mutation.site]
         residual = min(found.faults[-1].residual, fault.residual)
         module = self._module(finding, endpoint, mutation.site, mutation.moves)
+        if mutation.cause == "embed-scale":
+            module = self.room.context.of_role(Role.embedding) or module
         partners = {pair.reference: pair.port for pair in self.room.measured.pairs if not pair.partial}
         port_module = finding.port_module
         if module != finding.reference_module:

@@ -1,12 +1,13 @@
 """The line of what was left out: nothing computes it, so it shows where the port goes on without it."""
 
+import ast
 from dataclasses import dataclass
 
 from parity.explain.diagnose import Fault
 from parity.explain.locate import source_at
 from parity.explain.match import is_layout, is_neutral
 from parity.explain.sight import Sight
-from parity.explain.syntax import returned_at
+from parity.explain.syntax import around_at, returned_at, returned_early_at
 from parity.explain.trace import Frame, Ref, Step
 from parity.records import Source
 
@@ -43,13 +44,24 @@ class LeftOut:
                     shared = [f for f in self.sight.code.frames(step) if f.instance in instances or loaded]
                     if shared:
                         built = self.sight.built(step, shared[0]) if loaded else None
-                        return built or source_at(shared[0].file, shared[0].line)
+                        file, line = shared[0].file, shared[0].line
+                        loop = around_at(file, line, ast.For) if fault.first.cause == "layer-wiring" else None
+                        return built or source_at(file, loop or line)
             called = self._calls_with(made)
             if called:
                 return source_at(called[0].file, called[0].line)
             if producer:
                 line = returned_at(producer[0].file, producer[0].line) or producer[0].line
                 return source_at(producer[0].file, line)
+        return None
+
+    def early(self, fault: Fault) -> Source | None:
+        """Where a function returns a value as it is, before what is left out."""
+        for made in fault.bare:
+            frames = self.sight.code.frames(self.sight.room.tapes.port.steps[made.step])
+            line = returned_early_at(frames[0].file, frames[0].line) if frames else None
+            if line is not None:
+                return source_at(frames[0].file, line)
         return None
 
     def neutral(self, made: Ref, fault: Fault) -> Source | None:

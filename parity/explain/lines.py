@@ -46,8 +46,10 @@ class Lines:
         if (unread := Choices(self.sight).unread(fault)) is not None:
             return unread
         if fault.first.cause == "rope-scaling-dropped":
-            neutral = (LeftOut(self.sight).neutral(made, fault) for made in fault.bare)
-            if (source := next((each for each in neutral if each is not None), None)) is not None:
+            left_out = LeftOut(self.sight)
+            idle = (left_out.neutral(made, fault) for made in fault.bare)
+            source = next((each for each in idle if each is not None), None) or left_out.early(fault)
+            if source is not None:
                 return source
         if fault.first.omits and found.solved and (left := LeftOut(self.sight).line(fault)) is not None:
             return left
@@ -63,6 +65,8 @@ class Lines:
             return self.sight.code.source(table)
         if fault.first.pair is not None and (parted := self._parted(step)) is not None:
             return self.source(parted, None)
+        if fault.first.cause == "split-layout" and (named := self._named(step, fault)) is not None:
+            return named
         return Choices(self.sight).chosen(step, fault) or self._mended(found, fault, step) or self.source(step, fault)
 
     def _mended(self, found: Diagnosis, fault: Fault, step: Step) -> Source | None:
@@ -228,6 +232,18 @@ class Lines:
         found = [tape.steps[ref.step] for ref in sorted(leading) if self.sight.is_given(tape.steps[ref.step], number)]
         return found[0] if len({self.sight.code.frames(step)[0].line for step in found if step.frames}) > 1 else None
 
+    def _named(self, step: Step, fault: Fault) -> Source | None:
+        """Where what modules gave got its names, if it is that which a step takes the wrong way."""
+        tape = self.sight.room.tapes.port
+        for ref in step.inputs:
+            taken = ref
+            while (made := tape.steps[taken.step]).inputs and is_layout(made.name):
+                taken = made.inputs[0]
+            if taken in fault.explained and made.name == "leaf" and not made.label:
+                frames = self.sight.made_under(taken, "")
+                return source_at(frames[0].file, frames[0].line) if frames else None
+        return None
+
     def _table_of(self, step: Step) -> Step | None:
         """Where the table that a step multiplies by was laid out."""
         tape = self.sight.room.tapes.port
@@ -270,7 +286,8 @@ class Lines:
                     seen.append(other)
                     if layout:
                         waiting.append(other)
-        return min((each for each in seen if self.sight.values.twisted(each)), default=first)
+        moves = [each for each in seen if is_layout(tape.steps[each.step].name)]
+        return min((each for each in moves if self.sight.values.twisted(each)), default=first)
 
     def suspect(self, found: Diagnosis) -> Step | None:
         """The first step that gives what the reference has not, where nothing says why."""

@@ -131,6 +131,10 @@ class Context:
         """The part of the model that a module is."""
         return role_of(module, self.classes)
 
+    def of_role(self, role: Role) -> str:
+        """The first module called that is a part of the model; "" if none is."""
+        return next((module for module, _ in self.calls if self.role_of(module) == role), "")
+
     def producer(self, ref: Ref) -> Step:
         """The step that gave a value."""
         return self.tape.steps[ref.step]

@@ -170,6 +170,29 @@ def listed_at(file: str, text: str) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
+def returned_early_at(file: str, line: int) -> int | None:
+    """Where a function that has other ends returns what it assigned on a line, as it is: the condition for that.
+
+    The return itself, where it does so in several places: one condition may be right.
+    """
+    code = Parsed.of(file)
+    statement = code.statement(line) if code else None
+    function = code.around(statement, ast.FunctionDef) if code and statement else None
+    if not isinstance(statement, ast.Assign) or function is None or code is None:
+        return None
+    names = {target.id for target in statement.targets if isinstance(target, ast.Name)}
+    ends = [node for node in ast.walk(function) if isinstance(node, ast.Return) and node.lineno > line]
+    plain = sorted(
+        (each for each in ends if isinstance(each.value, ast.Name) and each.value.id in names),
+        key=lambda each: each.lineno,
+    )
+    guards = [each for each in plain if isinstance(code.outer.get(each), ast.If)]
+    if len(ends) == len(plain) or not guards:
+        return None
+    guard = code.outer[guards[0]]
+    return guards[-1].lineno if len(guards) > 1 else getattr(guard, "lineno", None)
+
+
 def returned_at(file: str, line: int) -> int | None:
     """The line on which a function returns what it computed on an earlier one; None if it is not told apart."""
     code = Parsed.of(file)
