@@ -24,8 +24,32 @@ NAMED = (
     "gpt2/o_proj_transposed",
     "gpt2_split/eps_outside_the_root",
     "qwen3/k_bias_dropped",
+    "gemma3/rope_bases_exchanged",
+    "gemma3/window_on_the_wrong_layers",
+    "gemma3/normed_stream_is_kept",
+    "llama3/sees_the_future",
+    "llama3/rope_table_interleaved",
+    "llama3/scaling_factor_multiplies",
+    "llama3/norms_exchanged",
+    "llama3/all_layers_are_one",
+    "llama3/head_tied_always",
+    "qwen3/first_layers_slide",
+    "qwen3_split/no_q_norm",
+    "qwen3_split/yarn_gain_squared",
+    "gpt2/scaled_although_turned_off",
+    "gpt2_split/norms_exchanged",
+    "gpt2_split/keys_and_queries_exchanged",
 )
 FLAT = ("gemma3_flat/rope_interleaved", "llama3_flat/rope_angle_negative")
+WITHOUT_MODULES = (
+    "gemma3_flat/offset_folded_in_twice",
+    "gemma3_flat/gate_and_up_loaded_crosswise",
+    "gemma3_flat/values_split_wrong",
+    "gemma3_flat/qkv_in_another_order",
+    "llama3_flat/values_of_the_next_layer",
+    "llama3_flat/q_not_transposed",
+    "llama3_flat/scaling_ignored",
+)
 SEVERAL_BUGS = ("gemma3/window_one_too_long+gelu_by_erf", "llama3/eps_of_mlp_norm+kv_tiled+up_name_misspelt")
 
 
@@ -41,6 +65,13 @@ def test_a_wrong_rope_in_a_port_without_modules(mutant: Mutant) -> None:
     """Nothing to hook, and complex numbers in one of them: the line all the same."""
     outcome = judge(mutant)
     assert (outcome.exact, outcome.explained) == (True, True), outcome.findings[:1]
+
+
+@pytest.mark.parametrize("mutant", [BUGS[key] for key in WITHOUT_MODULES], ids=lambda mutant: mutant.key)
+def test_a_port_without_modules(mutant: Mutant) -> None:
+    """What its loader did is told from what its code does with that."""
+    outcome = judge(mutant)
+    assert (outcome.localised, outcome.exact, outcome.explained) == (True, True, True), outcome.findings[:1]
 
 
 @pytest.mark.parametrize("several", [TOGETHER[key] for key in SEVERAL_BUGS], ids=lambda several: several.key)
