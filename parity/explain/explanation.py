@@ -22,6 +22,7 @@ from parity.explain.sight import Sight
 from parity.explain.syntax import assigned_at
 from parity.explain.taps import Tap, taps
 from parity.explain.trace import Step, Tape, TooLarge
+from parity.names import template
 from parity.pair.pair import Pair
 from parity.records import Finding, Source
 
@@ -45,36 +46,36 @@ def explain(pair: Pair, sides: Sides, measured: Forward, located: Sequence[Locat
     try:
         recorded = tapes(pair, sides, measured)
     except TooLarge:
-        told = (replace(each.finding, evidence=(*each.finding.evidence, _TOO_LARGE)) for each in located)
-        return Explained(tuple(told))
+        plain = (replace(each.finding, evidence=(*each.finding.evidence, _TOO_LARGE)) for each in located)
+        return Explained(tuple(plain))
     context = Context.of(recorded.reference, sides.reference.model, pair.reference.settings)
     room = Room.of(pair.reference, sides, measured, recorded, context)
     values, code = Values.of(recorded), Code(recorded.own_code)
     loader = Loader(pair, recorded, sides.loading)
     desk = _Desk(room, values, code, Lines(Sight(room, values, code)), loader)
-    found: list[Finding] = []
-    for place, each in enumerate(located):
-        if each.built:
-            lines = (built_at(file, each.built) for file in recorded.files)
-            made = next((source_at(file, line) for file, line in zip(recorded.files, lines, strict=True) if line), None)
-            found.append(replace(each.finding, port_source=made))
-            continue
-        if each.called:
-            frames = desk.code.of(recorded.port.called.get((each.called, 0), ()))
-            source = source_at(frames[0].file, frames[0].line) if frames else None
-            found.append(replace(each.finding, port_source=source))
-            continue
-        if each.names:
-            tied = each.finding.cause == "tied-head" and desk.shares(each.finding)
-            line = desk.tied(each.finding) if tied else desk.without_bias(each.finding)
-            found.append(replace(each.finding, port_source=line or loader.line(each.names)))
-            continue
-        if not each.endpoints or place >= _MOST_PLACES:
-            found.append(each.finding)
-            continue
-        found += desk.findings(each.finding, each.endpoints[0])
-    in_order = sorted(found, key=lambda finding: finding.stage != "weights")  # some turn out to be faults of loading
+    told = [each for place, one in enumerate(located) for each in desk.told(one, place < _MOST_PLACES)]
+    in_order = sorted(_settled(told), key=lambda finding: finding.stage != "weights")  # some turn out to be of loading
     return Explained(_without_repetition(_proven(in_order)), taps(desk.room, desk.values))
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A finding with its line; exchanged: the modules whose tensors it says are in each other's place."""
+
+    finding: Finding
+    exchanged: tuple[str, ...] = ()
+
+
+def _settled(told: Sequence[_Told]) -> list[Finding]:
+    """Findings but for those of a module that another finding has in another's place already."""
+    crossed = {(template(own), each.finding.reference_module) for each in told for own in each.exchanged}
+    kept = []
+    for each in told:
+        finding = each.finding
+        others = {first for kind, first in crossed if kind == template(finding.reference_module)}
+        if each.exchanged or not others or finding.stage != "forward" or finding.reference_module in others:
+            kept.append(finding)
+    return kept
 
 
 def _proven(findings: Sequence[Finding]) -> list[Finding]:
@@ -112,6 +113,11 @@ def _without_repetition(findings: Sequence[Finding]) -> tuple[Finding, ...]:
         else:
             kept[key] = finding
     return tuple(kept.values())
+
+
+def _briefly(finding: Finding) -> Finding:
+    """A finding at a place that another one has already described."""
+    return replace(finding, evidence=finding.evidence[:1])
 
 
 def _cause(cause: str, crossed: bool, fused: bool) -> str:
@@ -164,18 +170,34 @@ class _Desk:
         lines = [(file, built_at(file, named)) for file in self.room.tapes.files]
         return next((source_at(file, line) for file, line in lines if line is not None), None)
 
-    def findings(self, finding: Finding, endpoint: Endpoint) -> list[Finding]:
+    def told(self, located: Located, explained: bool) -> list[_Told]:
+        """What was located, with its line; explained: with its cause too."""
+        finding = located.finding
+        if located.built:
+            lines = ((file, built_at(file, located.built)) for file in self.room.tapes.files)
+            made = next((source_at(file, line) for file, line in lines if line is not None), None)
+            return [_Told(replace(finding, port_source=made))]
+        if located.called:
+            frames = self.code.of(self.room.tapes.port.called.get((located.called, 0), ()))
+            source = source_at(frames[0].file, frames[0].line) if frames else None
+            return [_Told(replace(finding, port_source=source))]
+        if located.names:
+            tied = finding.cause == "tied-head" and self.shares(finding)
+            source = self.tied(finding) if tied else self.without_bias(finding)
+            return [_Told(replace(finding, port_source=source or self.loader.line(located.names)))]
+        return self.findings(finding, located.endpoints[0]) if located.endpoints and explained else [_Told(finding)]
+
+    def findings(self, finding: Finding, endpoint: Endpoint) -> list[_Told]:
         """The finding, once for each fault that its wrong value shows."""
         found = diagnose(self.room, endpoint, self.values)
         if not found.faults:
-            return [self._unexplained(finding, endpoint, found)]
-        told = []
-        for number, fault in enumerate(found.faults):
-            each = self._explained(finding, endpoint, found, fault)
-            told.append(each if number == 0 else replace(each, evidence=each.evidence[:1]))
+            return [_Told(self._unexplained(finding, endpoint, found))]
+        told = [self._explained(finding, endpoint, found, fault) for fault in found.faults]
+        told[1:] = [replace(each, finding=_briefly(each.finding)) for each in told[1:]]
         if not found.solved:
             rest = "this accounts for values that the port computes on the way, but something else is wrong as well"
-            told[-1] = replace(told[-1], evidence=(*told[-1].evidence, rest))
+            last = told[-1].finding
+            told[-1] = replace(told[-1], finding=replace(last, evidence=(*last.evidence, rest)))
         return told
 
     def _unexplained(self, finding: Finding, endpoint: Endpoint, found: Diagnosis) -> Finding:
@@ -184,7 +206,7 @@ class _Desk:
         reference = self.lines.reference_suspect(endpoint)
         return replace(finding, port_source=source, reference_source=reference)
 
-    def _explained(self, finding: Finding, endpoint: Endpoint, found: Diagnosis, fault: Fault) -> Finding:
+    def _explained(self, finding: Finding, endpoint: Endpoint, found: Diagnosis, fault: Fault) -> _Told:
         mutation = fault.first
         site = self.room.tapes.reference.steps[mutation.site]
         residual = min(found.faults[-1].residual, fault.residual)
@@ -198,7 +220,7 @@ class _Desk:
         wired = self._wired(fault)
         crossed = wired or self._misloaded(found, fault)
         fused = mutation.pair is not None and self.loader.fused(*(f"{name}.weight" for name in mutation.pair))
-        return replace(
+        told = replace(
             finding,
             stage="weights" if crossed else finding.stage,
             cause=_cause(mutation.cause, wired is not None, fused),
@@ -209,6 +231,7 @@ class _Desk:
             explanations=explanations(fault, residual) if found.solved else (),
             evidence=(*finding.evidence, *(() if found.solved else (mutation.text,))),
         )
+        return _Told(told, mutation.pair or () if wired else ())
 
     def _wired(self, fault: Fault) -> Source | None:
         """The line of the loader, where it is what has modules or layers in each other's place."""

@@ -72,13 +72,16 @@ class Lines:
     def _mended(self, found: Diagnosis, fault: Fault, step: Step) -> Source | None:
         """The line of another operation that leads up to a wrong one, where a change to that one mends the port."""
         tape = self.sight.room.tapes.port
-        wrong = [ref for ref in fault.explained if not self.sight.values.accounted(ref) and tape.steps[ref.step].frames]
+        odd = [ref for ref in fault.explained if self.sight.values.relation(ref) != "same"]
+        wrong = [ref for ref in odd if tape.steps[ref.step].frames]
         given = [ref for ref in tape.steps[wrong[0].step].inputs if tape.steps[ref.step].inputs] if wrong else []
         of_another = fault.first.moves and fault.first.cause == "rope-layer-type"
         if not of_another and (fault.first.moves or all(self.sight.values.relation(ref) == "same" for ref in given)):
             return None
         rights = self._rights(fault, wrong[:_LOOKED_AT])
-        best = next(iter(repairs(self.sight.room, self.sight.values, rights, self.sight.numbers, of_another)), None)
+        best = next(
+            iter(repairs(self.sight.room, self.sight.values, wrong[:1], rights, self.sight.numbers, of_another)), None
+        )
         frames = self.sight.code.frames(best.step) if best is not None else []
         here = self.sight.code.source(step)
         if best is None or not frames or here is None:

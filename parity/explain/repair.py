@@ -44,13 +44,19 @@ class Repair:
 
 @torch.no_grad()
 def repairs(
-    room: Room, values: Values, rights: Mapping[Ref, Tensor], numbers: Sequence[float], anywhere: bool = False
+    room: Room,
+    values: Values,
+    start: Sequence[Ref],
+    rights: Mapping[Ref, Tensor],
+    numbers: Sequence[float],
+    anywhere: bool = False,
 ) -> list[Repair]:
     """Operations on the way to wrong values, each of which mends some of them if changed; the likeliest first.
 
     Args:
         room: of this check.
         values: the port's values against those of the reference.
+        start: the first wrong value; what leads up to it is tried.
         rights: values that are wrong, in the order they were made, with what the reference has there.
         numbers: that the reference uses.
         anywhere: also behind values that are right, but perhaps not here.
@@ -58,8 +64,7 @@ def repairs(
     tape = room.tapes.port
     if not rights:
         return []
-    first = [next(iter(rights))]
-    chain = sorted(backward(tape, first, lambda ref, _: not anywhere and values.relation(ref) == "same"))[-_MOST:]
+    chain = sorted(backward(tape, start, lambda ref, _: not anywhere and values.relation(ref) == "same"))[-_MOST:]
     found = []
     with double():
         for step in (tape.steps[ref.step] for ref in chain):
