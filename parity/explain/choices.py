@@ -27,10 +27,10 @@ class Choices:
 
     def chosen(self, step: Step, fault: Fault) -> Source | None:
         """Where a right value was chosen for the wrong place: its name, what made it, or what it was given to."""
-        if "another kind" not in fault.first.name and fault.first.cause != "window-pattern":
-            return None
-        tape = self.sight.room.tapes.port
         tables = fault.first.cause == "rope-layer-type"
+        if "another kind" not in fault.first.name and fault.first.cause != "window-pattern":
+            return self._with_number(step) if tables else None
+        tape = self.sight.room.tapes.port
         handed = [self.sight.behind(ref) for ref in self._handed_to(step, set(fault.explained), tables)]
         made = [ref for ref in handed if tape.steps[ref.step].frames]
         if not made or (kinds := self._listed()) is not None:
@@ -41,7 +41,7 @@ class Choices:
             step.module
         )
         if tables and (own in module if own and module else not module):
-            return self._numbered_otherwise(min(made), step)
+            return self._numbered_otherwise(min(made))
         kinds_of_layers = set(self.sight.room.context.settings.get("layer_types") or ())
         labelled = kind_at(frames[0].file, frames[0].line, own, kinds_of_layers) if own and not tables else None
         if labelled is not None:
@@ -99,16 +99,18 @@ class Choices:
                         return source_at(file, line)
         return None
 
-    def _numbered_otherwise(self, ref: Ref, step: Step) -> Source | None:
+    def _numbered_otherwise(self, ref: Ref) -> Source | None:
         """Where a number of the config's comes from that a value was made with."""
         tape = self.sight.room.tapes.port
+        made = (self._with_number(tape.steps[each.step]) for each in backward(tape, [ref], lambda other, _: False))
+        return next((source for source in made if source is not None), None)
+
+    def _with_number(self, step: Step) -> Source | None:
+        """Where a number of the config's rope comes from, if a step is given one."""
         named = self.sight.room.context.numbers.items()
         telling = {number for name, number in named if any(part in name for part in ("theta", "base", "factor"))} - {1}
-        for made in backward(tape, [ref], lambda other, _: False):
-            each = tape.steps[made.step]
-            for value in each.arguments:
-                if isinstance(value, int | float) and not isinstance(value, bool) and value in telling and each.frames:
-                    return source_at(
-                        self.sight.code.frames(each)[0].file, self.sight.number_from(each, float(value), 1)
-                    )
+        frames = self.sight.code.frames(step)
+        for number in sorted(telling) if frames else ():
+            if self.sight.is_given(step, number):
+                return source_at(frames[0].file, self.sight.number_from(step, number, 1))
         return None
