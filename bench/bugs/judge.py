@@ -147,7 +147,8 @@ def _check(path: Path, config: Path, dtype: str = "") -> _Checked:
         return _Checked(None, str(error), True)
     except Exception as error:  # whatever it is, the other cases go on
         return _Checked(None, f"internal error: {type(error).__name__}: {error}", False)
-    return _Checked(report, "", report.verdict == "fail")
+    broken = next((line for found in report.findings for line in found.evidence if "fault of Parity's" in line), "")
+    return _Checked(report, broken, report.verdict == "fail")
 
 
 def _complaint(checked: _Checked) -> str:

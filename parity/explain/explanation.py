@@ -53,9 +53,20 @@ def explain(pair: Pair, sides: Sides, measured: Forward, located: Sequence[Locat
     values, code = Values.of(recorded), Code(recorded.own_code)
     loader = Loader(pair, recorded, sides.loading)
     desk = _Desk(room, values, code, Lines(Sight(room, values, code)), loader)
-    told = [each for place, one in enumerate(located) for each in desk.told(one, place < _MOST_PLACES)]
+    told = [each for place, one in enumerate(located) for each in _safely(desk, one, place < _MOST_PLACES)]
     in_order = sorted(_settled(told), key=lambda finding: finding.stage != "weights")  # some turn out to be of loading
     return Explained(_without_repetition(_proven(in_order)), taps(desk.room, desk.values))
+
+
+def _safely(desk: "_Desk", located: Located, explained: bool) -> "list[_Told]":
+    """What was located, with its line and cause. A difference is one even if Parity fails to explain it."""
+    try:
+        return desk.told(located, explained)
+    except Exception as error:
+        failed = (
+            f"its line and cause are not known: looking for them raised {type(error).__name__}, a fault of Parity's"
+        )
+        return [_Told(replace(located.finding, evidence=(*located.finding.evidence, failed)))]
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def _seen(value: Tensor) -> Tensor:
 
 def same(value: Tensor, other: Tensor, tolerance: float = PROMOTED_NOISE) -> bool:
     """Whether two values are equal up to layout; what is masked is so on both sides."""
-    if value.numel() != other.numel() or value.is_complex() != other.is_complex():
+    if value.numel() != other.numel() or _kind(value) != _kind(other):
         return False
     if not (value.is_floating_point() or value.is_complex()):
         return bool(torch.equal(value.reshape(-1), other.reshape(-1)))
@@ -116,6 +116,10 @@ def same(value: Tensor, other: Tensor, tolerance: float = PROMOTED_NOISE) -> boo
         return True
     both_ways = (best_layout(value, other), best_layout(other, value))
     return any(found is not None and found[1] <= tolerance for found in both_ways)
+
+
+def _kind(value: Tensor) -> tuple[bool, bool]:
+    return value.is_complex(), value.is_floating_point()
 
 
 def _hide_alike(value: Tensor, other: Tensor) -> bool:

@@ -9,6 +9,7 @@ from bench.bugs.catalogue import MUTANTS, SEVERAL
 from bench.bugs.judge import judge, judge_several
 from bench.bugs.mutant import Mutant, Several
 
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 BUGS = {mutant.key: mutant for mutant in MUTANTS}
 TOGETHER = {several.key: several for several in SEVERAL}
 
@@ -87,3 +88,16 @@ def test_what_left_out_the_norm_is_said_in_words(tmp_path: Path) -> None:
     (finding,) = parity.check(written.path, config=written.config, small_config=True).findings
     assert finding.explanations[0].text == "behaves as if norm were left out"
     assert finding.explanations[0].residual < 1e-12
+
+
+def test_a_difference_is_reported_even_if_explaining_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One finding without line and cause is worth more than none at all, and it says whose fault that is."""
+
+    def broken(*_: object) -> object:
+        raise RuntimeError
+
+    monkeypatch.setattr("parity.explain.explanation.diagnose", broken)
+    report = parity.check(FIXTURES / "bugs" / "silu.py", small_config=True)
+    assert report.verdict == "fail"
+    assert report.findings[0].cause == "unknown"
+    assert any("RuntimeError, a fault of Parity's" in line for line in report.findings[0].evidence)
