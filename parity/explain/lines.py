@@ -215,7 +215,11 @@ class Lines:
         )
         if step is None or step.name not in ("add", "__add__", "__radd__", "add_", "__iadd__"):
             return None
-        for ref in step.inputs:
+        reference = self.sight.room.tapes.reference
+        right = [reference.value(ref) for ref in reference.steps[fault.first.site].inputs]
+        tape = self.sight.room.tapes.port
+        wrong = [ref for ref in step.inputs if not any(same(tape.value(ref), value) for value in right)]
+        for ref in wrong:
             made = {
                 (frame.code, frame.line) for frame in self.sight.made_under(ref, "") or self.sight.code.frames(step)[:0]
             }

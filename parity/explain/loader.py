@@ -15,7 +15,7 @@ from parity.explain.locate import Code, source_at
 from parity.explain.match import is_layout
 from parity.explain.provenance import collected_at
 from parity.explain.record import Tapes
-from parity.explain.syntax import around_at, listed_at
+from parity.explain.syntax import around_at, assigned_name_at, listed_at
 from parity.explain.trace import Frame, Ref, Step
 from parity.names import numbers, template
 from parity.pair.pair import Pair
@@ -48,8 +48,13 @@ class Loader:
         if self.pair.port.weights is not None:
             mentions = [f"{quote}{template(name)}" for name in names for quote in "\"'"]
             found = _quoted(self.tapes.files, [*mentions, *(text for name in names for text in _endings(name))])
-            return found or self._written(names)
+            return found or self._written(names) or self._table()
         return self._left(names) or self._asked_beside(names) or self._mentioned(names) or self._written(names)
+
+    def _table(self) -> Source | None:
+        """Where WEIGHTS begins, for what has no entry in it."""
+        lines = ((file, assigned_name_at(file, "WEIGHTS")) for file in self.tapes.files)
+        return next((source_at(file, line) for file, line in lines if line is not None), None)
 
     def _left(self, names: Sequence[str]) -> Source | None:
         """For a parameter that nothing was written into, though its tensor was asked for."""

@@ -69,6 +69,17 @@ def assigned_at(file: str, module: str, parameter: str) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
+def assigned_name_at(file: str, name: str) -> int | None:
+    """The line that gives a name of a module its value."""
+    code = Parsed.of(file)
+    for node in code.tree.body if code else ():
+        if isinstance(node, ast.Assign) and assigns(node, name):
+            return node.lineno
+        if isinstance(node, ast.AnnAssign) and parts_of(node.target) == [name]:
+            return node.lineno
+    return None
+
+
 def fields_at(file: str) -> dict[str, int]:
     """What a file asks a mapping for by name, each with the first line: `hf["name"]` and `hf.get("name")`."""
     code = Parsed.of(file)
