@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -57,12 +58,13 @@ def test_interrupted_while_the_port_is_at_work(phase: str, tmp_path: Path) -> No
     port.write_text(PORT.format(marker=str(marker), **calls))
     output.write_text("as it was")
     command = ["check", port, "--small-config", "--format", "json", "-o", output]
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # what runs the tests may ignore the signal, and would hand that on
         [sys.executable, "-m", "parity", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(temporary)},
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (the tests start no threads)
     )
     while not marker.exists():
         assert process.poll() is None
