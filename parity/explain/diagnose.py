@@ -5,7 +5,7 @@ faults are told apart. One that gives the port's value is an explanation; where 
 the port computes on the way are, one after the other.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from parity.compare.capture import LOGITS, Endpoint
 from parity.explain.locate import Suspicion, Values
-from parity.explain.match import Key, is_layout, key_of, mask_of, norm_of, same
+from parity.explain.match import Key, key_of, mask_of, moves, norm_of, same
 from parity.explain.mutations import Context, Mutation, Region, lifted
 from parity.explain.play import Playing, backward
 from parity.explain.roles import Role
@@ -119,21 +119,21 @@ class _Wanted:
     def _parts(self, value: Tensor) -> set[Ref]:
         """Those that are one head, one row or one token of a value."""
         found: set[Ref] = set()
-        for axis in range(value.ndim - 1):
-            own = self.tables.get(value.numel() // max(1, value.shape[axis]), ())
-            for part in value.unbind(axis) if own and 1 < value.shape[axis] <= _MOST_PARTS else ():
-                key = key_of(part)
-                near = [ref for other, ref in own if key is not None and key.near(other)]
-                found |= {ref for ref in near if same(self.room.tapes.port.value(ref), part)}
-        width = value.shape[-1]
-        for size, own in self.tables.items():  # heads side by side
-            count = value.numel() // size
-            fits = size * count == value.numel() and 1 < count <= _MOST_PARTS and width % count == 0
-            for part in value.chunk(count, -1) if fits else ():
-                key = key_of(part)
-                near = [ref for other, ref in own if key is not None and key.near(other)]
-                found |= {ref for ref in near if same(self.room.tapes.port.value(ref), part)}
+        for part in self._cut(value):
+            key = key_of(part)
+            near = [ref for other, ref in self.tables.get(part.numel(), ()) if key is not None and key.near(other)]
+            found |= {ref for ref in near if same(self.room.tapes.port.value(ref), part)}
         return found
+
+    def _cut(self, value: Tensor) -> Iterator[Tensor]:
+        """A value along each axis, and its features in as many pieces as make them as large as one looked for."""
+        for axis in range(value.ndim - 1):
+            if value.numel() // max(1, value.shape[axis]) in self.tables and 1 < value.shape[axis] <= _MOST_PARTS:
+                yield from value.unbind(axis)
+        for size in self.tables:
+            count = value.numel() // size
+            if size * count == value.numel() and 1 < count <= _MOST_PARTS and value.shape[-1] % count == 0:
+                yield from value.chunk(count, -1)
 
 
 def _same_mask(first: Tensor, second: Tensor) -> bool:
@@ -240,19 +240,9 @@ def _segment(room: Room, endpoint: Endpoint, base: Sequence[Mutation]) -> _Segme
     if not missing:
         return _Segment(tuple(steps[-_LEAVING:]), False)
     chosen = missing[:_LEAVING]
-    taken = {step for number in chosen for ref in tape.steps[number].inputs for step in _moved_before(room, ref)}
+    taken = {moved.step for number in chosen for ref in tape.steps[number].inputs for moved in moves(tape, ref)}
     taken |= {ref.step for number in chosen for call in _layers_around(room, number) for ref in call.outputs}
     return _Segment(tuple(sorted({*chosen, *(n for n in taken if tape.steps[n].function is not None)})), False)
-
-
-def _moved_before(room: Room, ref: Ref) -> list[int]:
-    """The steps that moved a value to where it is taken, and the one that made it."""
-    step = room.context.producer(ref)
-    found = [step.number]
-    while is_layout(step.name) and step.inputs:
-        step = room.context.producer(step.inputs[0])
-        found.append(step.number)
-    return found
 
 
 def _layers_around(room: Room, number: int) -> list[Region]:

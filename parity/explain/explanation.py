@@ -12,7 +12,7 @@ from parity.explain.lines import Lines
 from parity.explain.load_findings import shares_a_tensor
 from parity.explain.loader import Loader
 from parity.explain.locate import Code, Values, source_at
-from parity.explain.match import is_layout
+from parity.explain.match import moves
 from parity.explain.mutations import Context
 from parity.explain.provenance import built_at
 from parity.explain.record import tapes
@@ -253,14 +253,14 @@ class _Desk:
 
     def _misloaded(self, found: Diagnosis, fault: Fault) -> Source | None:
         """The line of the loader, where what it made of a tensor is wrong, and not the code that uses it."""
-        step = self.lines.culprit(found, fault)
-        written = [self.room.tapes.parameters[name] for name in self._taken(step)] if step is not None else []
         ways = {
             "norm-offset": self.loader.computed,
             "weight-transposed": self.loader.turned,
             "weights-misplaced": self.loader.written,
         }
         way = ways.get(fault.first.cause)
+        step = self.lines.culprit(found, fault) if way is not None else None
+        written = [self.room.tapes.parameters[name] for name in self._taken(step)] if step is not None else []
         return next((line for ref in written if way is not None and (line := way(ref)) is not None), None)
 
     def _crosswise(self, modules: tuple[str, str]) -> Source | None:
@@ -288,10 +288,8 @@ class _Desk:
         tape = self.room.tapes.port
         makers = set()
         for ref in step.inputs:
-            taken = ref
-            while (made := tape.steps[taken.step]).inputs and is_layout(made.name) and made.name != "copy_":
-                taken = made.inputs[0]
-            makers.add(taken)
+            chain = list(moves(tape, ref))
+            makers.add(next((each for each in chain if tape.steps[each.step].name == "copy_"), chain[-1]))
         return [name for name, ref in self.room.tapes.parameters.items() if ref in makers]
 
     def _port_of(self, module: str) -> str:

@@ -11,7 +11,7 @@ from parity.explain.choices import Choices
 from parity.explain.diagnose import Diagnosis, Fault
 from parity.explain.left_out import LeftOut
 from parity.explain.locate import Code, Values, source_at
-from parity.explain.match import is_layout, same
+from parity.explain.match import is_layout, moves, same
 from parity.explain.play import backward
 from parity.explain.repair import repairs
 from parity.explain.roles import Role
@@ -220,9 +220,7 @@ class Lines:
         tape = self.sight.room.tapes.port
         wrong = [ref for ref in step.inputs if not any(same(tape.value(ref), value) for value in right)]
         for ref in wrong:
-            made = {
-                (frame.code, frame.line) for frame in self.sight.made_under(ref, "") or self.sight.code.frames(step)[:0]
-            }
+            made = {(frame.code, frame.line) for frame in self.sight.made_under(ref, "")}
             for frame in self.sight.code.frames(step)[:_OUTER]:
                 for line in rebound_at(frame.file, frame.line) if self.sight.values.relation(ref) == "same" else ():
                     if (frame.code, line) in made:
@@ -243,9 +241,8 @@ class Lines:
         """Where what modules gave got its names, if it is that which a step takes the wrong way."""
         tape = self.sight.room.tapes.port
         for ref in step.inputs:
-            taken = ref
-            while (made := tape.steps[taken.step]).inputs and is_layout(made.name):
-                taken = made.inputs[0]
+            *_, taken = moves(tape, ref)
+            made = tape.steps[taken.step]
             if taken in fault.explained and made.name == "leaf" and not made.label:
                 frames = self.sight.made_under(taken, "")
                 return source_at(frames[0].file, frames[0].line) if frames else None
@@ -262,10 +259,9 @@ class Lines:
         """Where a value was taken apart, if a step is given a part of it."""
         tape = self.sight.room.tapes.port
         for ref in step.inputs:
-            made = tape.steps[ref.step]
-            while is_layout(made.name) and made.name not in _PARTING and made.inputs:
-                made = tape.steps[made.inputs[0].step]
-            if made.name in _PARTING and len(made.values) > 1 and made.frames:
+            steps = (tape.steps[moved.step] for moved in moves(tape, ref))
+            made = next((step for step in steps if step.name in _PARTING), None)
+            if made is not None and len(made.values) > 1 and made.frames:
                 return made
         return None
 
@@ -308,14 +304,13 @@ class Lines:
     def _misread(self, ref: Ref) -> Ref:
         """Where a value first stood in an order that the reference does not have it in."""
         tape = self.sight.room.tapes.port
-        first = ref
         for _ in range(_BEFORE):
             inputs = [self.sight.behind(other) for other in tape.steps[ref.step].inputs]
             twisted = [other for other in inputs if tape.steps[other.step].frames and self._is_twisted(other)]
             if not twisted:
                 break
-            ref = first = twisted[0]
-        return first
+            ref = twisted[0]
+        return ref
 
     def _is_twisted(self, ref: Ref) -> bool:
         """Whether a value is only in an order that the reference does not have it in."""

@@ -6,7 +6,7 @@ either sign to a third: masks are compared by what they let through.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import mul
@@ -268,6 +268,14 @@ _LAYOUT = {
 def is_layout(name: str) -> bool:
     """Whether an operation only moves values around."""
     return name in _LAYOUT
+
+
+def moves(tape: Tape, ref: Ref) -> Iterator[Ref]:
+    """A value, and what it was before it was only moved, back to where it was made."""
+    yield ref
+    while is_layout((step := tape.steps[ref.step]).name) and step.inputs:
+        ref = step.inputs[0]
+        yield ref
 
 
 def is_neutral(step: Step) -> bool:

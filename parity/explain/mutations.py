@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from parity.explain.match import is_layout
+from parity.explain.match import moves
 from parity.explain.play import Edit, Playing, uses
 from parity.explain.roles import Place, Role, place, role_of
 from parity.explain.trace import Ref, Step, Tape, each_value
@@ -141,10 +141,8 @@ class Context:
 
     def maker(self, ref: Ref) -> Step:
         """The step that gave a value, before it was only moved around."""
-        step = self.producer(ref)
-        while is_layout(step.name) and step.inputs:
-            step = self.producer(step.inputs[0])
-        return step
+        *_, first = moves(self.tape, ref)
+        return self.producer(first)
 
     def name_of(self, ref: Ref) -> str:
         """What a value is called: the input or output of a module."""

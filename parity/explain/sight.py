@@ -137,7 +137,7 @@ class Sight:
         """The line where a number comes from that a step is given; hops: not further back than that."""
         frame, *outer = self.code.frames(step)
         callers = tuple(each.line for each in outer if each.file == frame.file)
-        same = [other for other, _ in self.chains.get((step.name, (frame.code, frame.at)), ())]
-        steady = all(self.is_given(other, number) for other in same)
+        alike = [other for other, _ in self.chains.get((step.name, (frame.code, frame.at)), ())]
+        steady = all(self.is_given(other, number) for other in alike)
         use = Use(frame.file, frame.line, frame.span, step.scope, step.module, callers, steady)
         return origin(use, number, hops)

@@ -54,7 +54,7 @@ WITHOUT_MODULES = (
 SEVERAL_BUGS = ("gemma3/window_one_too_long+gelu_by_erf", "llama3/eps_of_mlp_norm+kv_tiled+up_name_misspelt")
 
 
-@pytest.mark.parametrize("mutant", [BUGS[key] for key in NAMED], ids=lambda mutant: mutant.key)
+@pytest.mark.parametrize("mutant", [BUGS[key] for key in (*NAMED, *WITHOUT_MODULES)], ids=lambda mutant: mutant.key)
 def test_place_line_and_cause(mutant: Mutant) -> None:
     """All three in the first finding."""
     outcome = judge(mutant)
@@ -66,13 +66,6 @@ def test_a_wrong_rope_in_a_port_without_modules(mutant: Mutant) -> None:
     """Nothing to hook, and complex numbers in one of them: the line all the same."""
     outcome = judge(mutant)
     assert (outcome.exact, outcome.explained) == (True, True), outcome.findings[:1]
-
-
-@pytest.mark.parametrize("mutant", [BUGS[key] for key in WITHOUT_MODULES], ids=lambda mutant: mutant.key)
-def test_a_port_without_modules(mutant: Mutant) -> None:
-    """What its loader did is told from what its code does with that."""
-    outcome = judge(mutant)
-    assert (outcome.localised, outcome.exact, outcome.explained) == (True, True, True), outcome.findings[:1]
 
 
 @pytest.mark.parametrize("several", [TOGETHER[key] for key in SEVERAL_BUGS], ids=lambda several: several.key)
