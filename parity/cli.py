@@ -4,24 +4,18 @@ torch and everything that needs it is imported inside the command bodies, so tha
 """
 
 import os
-import shutil
 import signal
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parity import __version__
+from parity import __version__, console
 from parity.errors import ParityError
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from parity.records import Report
 
 app = typer.Typer(
@@ -50,6 +44,18 @@ class Format(StrEnum):
 
     text = "text"
     json = "json"
+
+
+_Port = Annotated[str, typer.Argument(help="Built-in name, file (port.py, port.py:Namespace) or dotted module.")]
+_ConfigFile = Annotated[
+    Path | None, typer.Option(envvar="PARITY_CONFIG", help="config.json to build the models from.", metavar="FILE")
+]
+_ConfigFrom = Annotated[
+    str | None, typer.Option(envvar="PARITY_REFERENCE", help="Take config.json from here.", metavar="DIR_OR_HUB_ID")
+]
+_Seed = Annotated[int, typer.Option(envvar="PARITY_SEED", help="Of random weights and tokens.", min=0)]
+_Form = Annotated[Format, typer.Option("--format", envvar="PARITY_FORMAT", help="How to write it.")]
+_Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to FILE.", metavar="FILE")]
 
 
 # Names in [tool.parity], their types, and the parameters of `check` that they set.
@@ -87,14 +93,9 @@ def _parity(
 
 @app.command()
 def check(
-    port: Annotated[str, typer.Argument(help="Built-in name, file (port.py, port.py:Namespace) or dotted module.")],
-    config: Annotated[
-        Path | None, typer.Option(envvar="PARITY_CONFIG", help="config.json to build both models from.", metavar="FILE")
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(envvar="PARITY_REFERENCE", help="Take config.json from here.", metavar="DIR_OR_HUB_ID"),
-    ] = None,
+    port: _Port,
+    config: _ConfigFile = None,
+    reference: _ConfigFrom = None,
     small_config: Annotated[
         bool,
         typer.Option(
@@ -103,7 +104,7 @@ def check(
             help="Shrink widths and depth.",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(envvar="PARITY_SEED", help="Of random weights and tokens.", min=0)] = 0,
+    seed: _Seed = 0,
     dtype: Annotated[
         Dtype, typer.Option(envvar="PARITY_DTYPE", help="Of the weights, and of the runs max and mean are taken from.")
     ] = Dtype.float32,
@@ -111,16 +112,14 @@ def check(
         list[str] | None,
         typer.Option(envvar="PARITY_STAGE", help="Run this stage only (repeatable).", metavar="NAME"),
     ] = None,
-    form: Annotated[
-        Format, typer.Option("--format", envvar="PARITY_FORMAT", help="How to write the report.")
-    ] = Format.text,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to FILE.", metavar="FILE")] = None,
+    form: _Form = Format.text,
+    output: _Output = None,
     every: Annotated[bool, typer.Option("--all/--no-all", envvar="PARITY_ALL", help="Show every boundary.")] = False,
 ) -> None:
     """Compare a port with its reference, boundary by boundary."""
     if output is not None:
-        _writable(output)
-    with _progress() as progress:
+        console.writable(output)
+    with console.spinner() as progress:
         progress("importing torch and transformers")
         from parity.pipeline import check as run
 
@@ -140,28 +139,20 @@ def check(
 
 @app.command()
 def audit(
-    port: Annotated[str, typer.Argument(help="Built-in name, file (port.py, port.py:Namespace) or dotted module.")],
-    config: Annotated[
-        Path | None,
-        typer.Option(envvar="PARITY_CONFIG", help="config.json to build the reference from.", metavar="FILE"),
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(envvar="PARITY_REFERENCE", help="Take config.json from here.", metavar="DIR_OR_HUB_ID"),
-    ] = None,
+    port: _Port,
+    config: _ConfigFile = None,
+    reference: _ConfigFrom = None,
     small_config: Annotated[
         bool, typer.Option("--small-config/--no-small-config", help="Shrink widths and depth.")
     ] = True,
-    seed: Annotated[int, typer.Option(envvar="PARITY_SEED", help="Of random weights and tokens.", min=0)] = 0,
-    form: Annotated[
-        Format, typer.Option("--format", envvar="PARITY_FORMAT", help="How to write the audit.")
-    ] = Format.text,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to FILE.", metavar="FILE")] = None,
+    seed: _Seed = 0,
+    form: _Form = Format.text,
+    output: _Output = None,
 ) -> None:
     """Find out what a check of a port would fail to notice: change the reference, a thousand times, and see."""
     if output is not None:
-        _writable(output)
-    with _progress() as progress:
+        console.writable(output)
+    with console.spinner() as progress:
         progress("importing torch and transformers")
         from parity.audits import audit as run
 
@@ -169,115 +160,40 @@ def audit(
     from parity.report import audit_json, audit_text
 
     if form is Format.json:
-        _put(audit_json.render(found), output)
+        console.put(audit_json.render(found), output)
     else:
-        _print(audit_text.render(found), output)
+        console.show(audit_text.render(found), output)
 
 
 @app.command()
 def source(
-    port: Annotated[str, typer.Argument(help="Built-in name, file (port.py, port.py:Namespace) or dotted module.")],
+    port: _Port,
     module: Annotated[
         str | None,
         typer.Argument(help="Module of the reference: its name, {} for numbers, or the end of it; a list without."),
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(envvar="PARITY_CONFIG", help="config.json to build the reference from.", metavar="FILE"),
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(envvar="PARITY_REFERENCE", help="Take config.json from here.", metavar="DIR_OR_HUB_ID"),
-    ] = None,
+    config: _ConfigFile = None,
+    reference: _ConfigFrom = None,
 ) -> None:
     """Print the reference's code as it runs: inheritance, decorators and registries resolved."""
-    with _progress() as progress:
+    with console.spinner() as progress:
         progress("importing torch and transformers")
         from parity.sources import render
         from parity.sources import source as run
 
         listing = run(port, module, config=config, reference=reference, progress=progress)
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    for line in render(listing):
-        console.print(line, soft_wrap=True)
+    console.show(render(listing), None)
 
 
 def _write(report: "Report", form: Format, output: Path | None, every: bool) -> None:
     if form is Format.json:
         from parity.report.json import render as render_json
 
-        _put(render_json(report), output)
+        console.put(render_json(report), output)
         return
     from parity.report.text import render as render_text
 
-    _print(render_text(report, every, None if output else _columns()), output)
-
-
-def _columns() -> int | None:
-    """How wide the terminal is that the report goes to, None if it goes elsewhere."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def _put(text: str, output: Path | None) -> None:
-    if output is None:
-        sys.stdout.write(text)
-    else:
-        _replace(output, text)
-
-
-def _print(lines: "Iterable[Text]", output: Path | None) -> None:
-    """Styled lines: to the terminal, or plainly to a file."""
-    if output is not None:
-        _replace(output, "".join(f"{line.plain}\n" for line in lines))
-        return
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    for line in lines:
-        console.print(line, soft_wrap=True)
-
-
-def _writable(path: Path) -> None:
-    """Find out before the work is done, not after."""
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise ParityError(f"cannot write {path}", "Give a file in a directory that exists and is writable.")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    name = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
-        ) as file:
-            name = file.name
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(path)
-        name = None
-    except OSError as error:
-        raise ParityError(f"cannot write {path}: {error.strerror}", "Give another file, or free some space.") from error
-    finally:  # of whatever it came to, an interruption included
-        if name is not None:
-            with suppress(OSError):
-                Path(name).unlink()
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """A spinner with the present step on stderr, where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("starting") as status:
-        yield lambda step: status.update(step)
+    console.show(render_text(report, every, None if output else console.columns()), output)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from parity import cli
+from parity import console
 
 PORT = """
 import time
@@ -86,5 +86,5 @@ def test_interrupted_while_the_report_is_written(at: str, tmp_path: Path, monkey
 
     monkeypatch.setattr(Path, at, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        cli._replace(tmp_path / "report.txt", "text")
+        console.put("text", tmp_path / "report.txt")
     assert list(tmp_path.iterdir()) == []
