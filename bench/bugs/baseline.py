@@ -20,6 +20,7 @@ from parity.compare.align import align
 from parity.pair import pair as pairs
 from parity.pair import port as ports
 from parity.pair import reference as references
+from parity.pair import running
 from parity.pair.pair import Pair
 from parity.pair.promote import precision
 from parity.pair.weights import Tensors
@@ -65,7 +66,7 @@ def _first_difference(path: Path, config: Path, folder: Path) -> str | None:
         expected = _outputs(model)
         found = _outputs(loaded)
         logits = references.logits(model, ids)
-        own = ports.logits(pair.port, loaded, ids)
+        own = running.call(pair.port, loaded, ids)
     for module, output in expected.items():
         other = found.get(partners.get(module, ""))
         if other is not None and output.shape == other.shape and not _close(output, other):

@@ -17,6 +17,7 @@ from bench.bugs.edits import Config, source, write_config
 from parity import ParityError
 from parity.pair import pair as pairs
 from parity.pair import port as ports
+from parity.pair import running
 from parity.pair.pair import Pair
 from parity.pair.port import ConfigRefused, DoesNotFit, Port
 from parity.pair.promote import precision
@@ -75,7 +76,7 @@ def _on_its_own_config(port: str, path: Path, config: Path, folder: Path) -> flo
 def _logits(port: Port, pair: Pair) -> Tensor:
     loaded = ports.build(port, pair.reference.config, Tensors(pair.checkpoint, True), True, pair.seed)
     with precision(True):
-        return ports.logits(port, loaded.model, pair.input_ids)
+        return running.call(port, loaded.model, pair.input_ids)
 
 
 def _error(found: Tensor, expected: Tensor) -> float:

@@ -19,8 +19,8 @@ from parity.compare.wires import Wire, by_endpoint, connect
 from parity.compare.witness import Watcher, witnessed
 from parity.errors import ParityError
 from parity.pair import pair as pairs
-from parity.pair import port as ports
 from parity.pair import reference as references
+from parity.pair import running
 from parity.pair.pair import Pair
 from parity.pair.port import DoesNotFit
 from parity.pair.promote import precision
@@ -65,7 +65,7 @@ def load(pair: Pair) -> Sides:
     checkpoint = dict(Tensors(pair.checkpoint, promoted=True))
     index = Index(checkpoint)
     with precision(True):
-        reference = settled(run(reference_model, lambda: references.logits(reference_model, pair.input_ids)))
+        reference = settled(run(reference_model, lambda: references.execute(reference_model, pair.program)))
         port = run(loaded.model, _forward(pair, loaded.model))
     port_holdings = holdings(loaded.model, index)
     now = parameters(loaded.model)
@@ -99,7 +99,7 @@ def _affected(pair: Pair, tensor: str, now: Mapping[str, Tensor], logits: Tensor
 
 
 def _forward(pair: Pair, model: nn.Module) -> Callable[[], Tensor]:
-    return lambda: ports.logits(pair.port, model, pair.input_ids)
+    return lambda: running.execute(pair.port, model, pair.program)
 
 
 @torch.no_grad()
@@ -173,7 +173,7 @@ def _plain(pair: Pair, sides: Sides, wires: tuple[Wire, ...]) -> dict[Endpoint, 
     """Largest and mean absolute differences of two plain runs, in the dtype of the weights."""
     lower(pair, sides.loading)
     with precision(False):
-        reference = settled(run(pair.reference_model, lambda: references.logits(pair.reference_model, pair.input_ids)))
+        reference = settled(run(pair.reference_model, lambda: references.execute(pair.reference_model, pair.program)))
         port = _plain_port(pair)
     found = {}
     for endpoint, meeting in by_endpoint(wires, "reference").items():

@@ -17,7 +17,7 @@ from parity.compare.witness import in_transform
 from parity.explain.locate import shown
 from parity.explain.record import code_files
 from parity.explain.shape import saying
-from parity.pair import port as ports
+from parity.pair import running
 from parity.pair.pair import Pair
 from parity.pair.promote import precision
 from parity.records import Finding
@@ -55,7 +55,7 @@ def _departures(pair: Pair, sides: Sides) -> tuple[tuple[str, str], ...]:
     model = sides.port.model
     watcher = _Watcher()
     with precision(True, watcher):
-        run(model, lambda: ports.logits(pair.port, model, pair.input_ids), observer=watcher)
+        run(model, lambda: running.execute(pair.port, model, pair.program), observer=watcher)
     return tuple(watcher.found)
 
 

@@ -14,8 +14,8 @@ from parity.compare.stages import Forward, Sides
 from parity.explain.fills import together
 from parity.explain.trace import Frame, Ref, Session, Tape
 from parity.pair import pair as pairs
-from parity.pair import port as ports
 from parity.pair import reference as references
+from parity.pair import running
 from parity.pair.pair import Pair
 from parity.pair.promote import precision
 
@@ -50,14 +50,14 @@ def tapes(pair: Pair, sides: Sides, measured: Forward) -> Tapes:
     theirs.name(loaded.model)
     written = theirs.written(loaded.model)
     with precision(True, ours.mode):
-        reference = run(model, lambda: _returned(ours, references.logits(model, pair.input_ids)), observer=ours)
+        reference = run(model, lambda: _returned(ours, references.execute(model, pair.program)), observer=ours)
         reference_tape = _ending(ours.tape(reference.logits).renumbered(renumbered(reference)))
     with precision(True, theirs.mode):
         port = isolation.rerun(
             measured.isolated,
             sides.reference.trace,
             loaded.model,
-            lambda: _returned(theirs, ports.logits(pair.port, loaded.model, pair.input_ids)),
+            lambda: _returned(theirs, running.execute(pair.port, loaded.model, pair.program)),
             theirs,
         )
         port_tape = together(_ending(theirs.tape(port.logits)))

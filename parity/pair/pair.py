@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from parity.errors import ParityError
 from parity.pair import port as ports
-from parity.pair import probe
+from parity.pair import probe, running
 from parity.pair import reference as references
 from parity.pair.port import ConfigRefused, DoesNotFit, LoadedPort, Port
+from parity.pair.program import Program, full
 from parity.pair.promote import precision
 from parity.pair.reference import ConfigRejected, Reference
 from parity.pair.small_config import probe_length, shrink
@@ -30,20 +31,26 @@ Watch = AbstractContextManager[object] | None
 class Pair:
     """What is compared.
 
-    dtype is that of the checkpoint and of the plain runs. reference_model is in it already, port_model in float32 until
-    it is known what its parameters hold. `promoted` builds their float64 twins, the port's from promoted_port.
+    program: the calls that both are run with. dtype is that of the checkpoint and of the plain runs. reference_model is
+    in it already, port_model in float32 until it is known what its parameters hold. `promoted` builds their float64
+    twins, the port's from promoted_port.
     """
 
     port: Port
     promoted_port: Port
     reference: Reference
     checkpoint: Path
-    input_ids: Tensor
+    program: Program
     seed: int
     notes: tuple[str, ...]
     reference_model: nn.Module
     port_model: LoadedPort
     dtype: torch.dtype = torch.float32
+
+    @property
+    def input_ids(self) -> Tensor:
+        """All tokens of the program, `[B, T]`."""
+        return self.program.input_ids
 
 
 def make(
@@ -150,9 +157,10 @@ def _on(
     loaded = ports.build(port, reference.config, Tensors(directory, False), False, seed)
     made = probe.make(reference.settings, length, seed)
     with torch.no_grad(), precision(False):
-        ports.logits(port, loaded.model, made.input_ids)
+        running.call(port, loaded.model, made.input_ids)
     told = (*notes, *made.notes)
-    return Pair(port, promoted_port, reference, directory, made.input_ids, seed, told, model, loaded, dtype)
+    program = full(made.input_ids)
+    return Pair(port, promoted_port, reference, directory, program, seed, told, model, loaded, dtype)
 
 
 def _reason(error: ParityError) -> str:

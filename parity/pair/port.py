@@ -25,7 +25,7 @@ from parity.pair.weights import MissingTensor, Tensors
 
 BUILT_IN = "parity_models"
 ENTRY_POINTS = "parity.models"
-_PORT_FAILS = (Exception, SystemExit)  # whatever a port raises, or ends with, is told as its fault
+PORT_FAILS = (Exception, SystemExit)  # whatever a port raises, or ends with, is told as its fault
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _import_file(path: Path, promoted: bool) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     folder = str(path.resolve().parent)
-    with _importing(str(path)), _first_on_path(folder), _quiet(), precision(promoted):
+    with _importing(str(path)), _first_on_path(folder), quiet(), precision(promoted):
         spec.loader.exec_module(module)
     return module
 
@@ -93,7 +93,7 @@ def _import_name(name: str) -> object:
     known = built_in_names()
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.name == name:
-            with _importing(name), _quiet():
+            with _importing(name), quiet():
                 loaded: object = entry.load()
             return loaded
     full = f"{BUILT_IN}.{name}" if name in known else name
@@ -102,7 +102,7 @@ def _import_name(name: str) -> object:
             near = get_close_matches(name, known, 3)
             hint = f"Did you mean {' or '.join(near)}?" if near else f"Built in: {', '.join(known)}; or give a file."
             raise ParityError(f"there is no port {name!r}", hint)
-        with _importing(name), _quiet():
+        with _importing(name), quiet():
             return importlib.import_module(full)
 
 
@@ -129,18 +129,18 @@ def _importing(what: str) -> Iterator[None]:
     try:
         with mock.patch.object(torch.jit, "script", lambda code, *_, **__: code):
             yield
-    except _PORT_FAILS as error:
-        raise ParityError(f"{what} does not import: {_said(error)}", "Mend that line first.") from error
+    except PORT_FAILS as error:
+        raise ParityError(f"{what} does not import: {said(error)}", "Mend that line first.") from error
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """What a port prints goes to stderr: stdout belongs to the report."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
 
 
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
     """An exception of the port's in one line, with the innermost line of code outside installed libraries."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _foreign(frame.filename)]
     if isinstance(error, SyntaxError) and error.filename:
@@ -225,23 +225,23 @@ def build(
         ParityError: `Config.from_hf`, `Model` or the loader raised, or the loader asked for a missing tensor.
     """
     torch.manual_seed(seed)
-    with precision(promoted, watch), _quiet():
+    with precision(promoted, watch), quiet():
         try:
             own_config = port.make_config(dict(config))
         except ValueError as error:
             raise ConfigRefused(
-                f"{port.name}: Config.from_hf refuses the config: {_said(error)}",
+                f"{port.name}: Config.from_hf refuses the config: {said(error)}",
                 "Implement the setting, or give another config.",
             ) from error
-        except _PORT_FAILS as error:
+        except PORT_FAILS as error:
             raise ParityError(
-                f"{port.name}: Config.from_hf raised {_said(error)}", "Mend it; it gets the parsed config.json."
+                f"{port.name}: Config.from_hf raised {said(error)}", "Mend it; it gets the parsed config.json."
             ) from error
         try:
             model = port.make_model(own_config)
-        except _PORT_FAILS as error:
+        except PORT_FAILS as error:
             raise DoesNotFit(
-                f"{port.name}: Model(config) raised {_said(error)}", "Mend it; it gets what Config.from_hf returns."
+                f"{port.name}: Model(config) raised {said(error)}", "Mend it; it gets what Config.from_hf returns."
             ) from error
         if not isinstance(model, nn.Module):
             raise ParityError(
@@ -253,43 +253,6 @@ def build(
     model.eval()
     model = model.double() if promoted else model.float()
     return LoadedPort(model, initial, frozenset(tensors.read), dropped)
-
-
-def logits(port: Port, model: nn.Module, input_ids: Tensor) -> Tensor:
-    """Run the port on `[B, T]`; logits, usually `[B, T, V]`.
-
-    Raises:
-        ParityError: forward raised, changed its input, or returned no logits.
-    """
-    given = input_ids.clone()
-    with _quiet(), torch.compiler.set_stance("force_eager"):
-        try:
-            result = model(given)
-        except _PORT_FAILS as error:
-            raise DoesNotFit(
-                f"{port.name}: forward raised {_said(error)}", "It gets int64 token ids of shape [B, T]."
-            ) from error
-    if not torch.equal(given, input_ids):
-        raise ParityError(f"{port.name}: forward changes its input_ids in place", "Clone them before changing them.")
-    found = _find_logits(result)
-    if found is None:
-        raise ParityError(
-            f"{port.name}: forward returned {type(result).__name__} without logits",
-            "Return a tensor of shape [B, T, V].",
-        )
-    return found
-
-
-def _find_logits(result: object) -> Tensor | None:
-    if isinstance(result, Tensor):
-        return result
-    if isinstance(result, Mapping):
-        return result["logits"] if isinstance(result.get("logits"), Tensor) else None
-    if isinstance(getattr(result, "logits", None), Tensor):
-        return result.logits  # type: ignore[attr-defined, no-any-return]
-    if isinstance(result, tuple | list) and result and isinstance(result[0], Tensor):
-        return result[0]
-    return None
 
 
 def _load(port: Port, model: nn.Module, tensors: Tensors) -> frozenset[str]:
@@ -308,9 +271,9 @@ def _load(port: Port, model: nn.Module, tensors: Tensors) -> frozenset[str]:
         ) from error
     except ParityError:
         raise
-    except _PORT_FAILS as error:
+    except PORT_FAILS as error:
         raise DoesNotFit(
-            f"{port.name}: the loader raised {_said(error)}", "Mend it; it gets a mapping of name to tensor."
+            f"{port.name}: the loader raised {said(error)}", "Mend it; it gets a mapping of name to tensor."
         ) from error
 
 

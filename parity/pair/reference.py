@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.pytorch_utils import Conv1D
 
 from parity.errors import ParityError
+from parity.pair.program import Program
 from parity.pair.promote import precision
 
 transformers.logging.set_verbosity_error()
@@ -124,6 +125,25 @@ def logits(model: nn.Module, input_ids: Tensor) -> Tensor:
     """`[B, T]` int64 -> logits `[B, T, V]`, without a cache."""
     result: Tensor = model(input_ids=input_ids, use_cache=False).logits
     return result
+
+
+def execute(model: nn.Module, program: Program) -> Tensor:
+    """Run the reference's part of a program; logits `[B, T, V]`."""
+    if not program.cached and program.real is None:
+        return logits(model, program.input_ids)
+    found: list[Tensor] = []
+    cache = None
+    for turn in program.turns:
+        result = model(
+            input_ids=turn.input_ids,
+            attention_mask=None if turn.real is None else turn.real.long(),
+            position_ids=program.positions(turn),
+            use_cache=program.cached,
+            **({} if cache is None else {"past_key_values": cache}),
+        )
+        cache = result.past_key_values if program.cached else None
+        found.append(result.logits)
+    return program.joined(found)
 
 
 def save(model: nn.Module, directory: Path, config: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from parity.explain.audit import NO_EFFECT, ROUNDING, SILENT, audit
 from parity.explain.config_mutations import OTHER_SHAPES
 from parity.pair import pair as pairs
 from parity.pair.pair import Pair
+from parity.pair.program import full
 from parity.records import Audit, AuditedCause, AuditedField, Coverage, TriedMutation, Versions
 from parity.report import audit_json, audit_text
 
@@ -92,7 +93,7 @@ def test_an_audit_that_sees(tiny: Pair, only: Callable[..., None]) -> None:
 def test_a_probe_within_the_window_is_blind_and_why(tiny: Pair, only: Callable[..., None]) -> None:
     """A window that no token leaves can be anything; a longer probe would show it, and that is the reason given."""
     only("window-off-by-one")
-    found = audit(replace(tiny, input_ids=tiny.input_ids[:, : WINDOW - 1]))
+    found = audit(replace(tiny, program=full(tiny.input_ids[:, : WINDOW - 1])))
     needs = f"needs a longer probe: {2 * (WINDOW - 1) + 1} tokens show it"
     verdict, reason = verdicts(found)["sliding_window"]
     assert (verdict, reason.endswith(needs)) == ("blind", True)

@@ -11,6 +11,7 @@ from parity.pair import pair as pairs
 from parity.pair import reference as references
 from parity.pair.pair import Pair
 from parity.pair.port import built_in_names
+from parity.pair.program import full
 from parity.records import (
     Audit,
     AuditedField,
@@ -76,8 +77,8 @@ def test_the_key_follows_all_that_settles_an_audit(pair: Pair) -> None:
         return coverage.key(replace(pair, reference=replace(pair.reference, settings=settings | changes)))
 
     assert coverage.key(replace(pair, seed=13)) != own
-    assert coverage.key(replace(pair, input_ids=pair.input_ids[:, :-1])) != own
-    assert coverage.key(replace(pair, input_ids=pair.input_ids.flip(0))) != own
+    assert coverage.key(replace(pair, program=full(pair.input_ids[:, :-1]))) != own
+    assert coverage.key(replace(pair, program=full(pair.input_ids.flip(0)))) != own
     assert with_settings(layer_norm_epsilon=1e-4) != own
     assert with_settings(eos_token_id=3, use_cache=False) == own
     assert coverage.key(replace(pair, port=replace(pair.port, name="mine"))) == own
