@@ -2,24 +2,26 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from parity import __version__
-from parity.compare import stages
+from parity.compare import rungs, stages
 from parity.compare.boundaries import boundaries, unmatched
 from parity.errors import ParityError
-from parity.explain import coverage, findings, load_findings
+from parity.explain import coverage, findings, load_findings, stateful
 from parity.explain.explanation import explain
 from parity.explain.finish import finish
 from parity.explain.taps import among
 from parity.pair import pair as pairs
 from parity.pair import reference as references
-from parity.records import DTYPES, STAGES, Report, Stage, StageVerdict, Versions
+from parity.pair.pair import Pair
+from parity.records import DTYPES, STAGES, Boundary, Finding, Report, Stage, StageVerdict, Versions
 
-RUNNABLE = ("weights", "forward")
+RUNNABLE = ("weights", "forward", "cache", "batch")
 Progress = Callable[[str], object]
 
 
@@ -87,10 +89,12 @@ def check(
         failed = any(finding.stage == "forward" for finding in found) or any(
             place.verdict == "diff" for place in places
         )
-        outcomes: dict[str, tuple[StageVerdict, str, float]] = {
+        outcomes: dict[str, _Outcome] = {
             "weights": ("fail" if misloaded else "pass", "", loaded - began),
             "forward": ("fail" if failed else "pass", "; ".join(pair.notes), compared - loaded),
         }
+        ladder = _climb(pair, sides, measured, wanted, progress)
+        outcomes |= {name: rung.outcome for name, rung in ladder.items()}
         return Report(
             versions=Versions(__version__, torch.__version__, references.VERSION),
             port=pair.port.name,
@@ -101,13 +105,55 @@ def check(
                 Stage(name, *outcomes[name], requested=name in asked) if name in wanted else _left_out(name, asked)
                 for name in STAGES
             ),
-            boundaries=among(places, explained.taps),
-            findings=found,
+            boundaries=(
+                *among(places, explained.taps),
+                *(place for rung in ladder.values() for place in rung.boundaries),
+            ),
+            findings=(*found, *(finding for rung in ladder.values() for finding in rung.findings)),
             unmatched=unmatched(sides, measured),
             coverage=coverage.known(pair) if "forward" in wanted else None,
-            notes=pair.notes,
+            notes=(*pair.notes, *(note for rung in ladder.values() for note in rung.notes)),
             dtype=dtype,
         )
+
+
+_Outcome = tuple[StageVerdict, str, float]
+
+
+@dataclass(frozen=True)
+class _Climbed:
+    """One stage above the full forward, and what the report says of it."""
+
+    outcome: _Outcome
+    boundaries: tuple[Boundary, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _climb(
+    pair: Pair, sides: stages.Sides, measured: stages.Forward, wanted: Sequence[str], progress: Progress
+) -> dict[str, _Climbed]:
+    """The stages above the full forward, of those wanted."""
+    found: dict[str, _Climbed] = {}
+    if "cache" in wanted:
+        progress("decoding with the cache")
+        found["cache"] = _climbed(pair, sides, measured, lambda: rungs.cache(pair, sides))
+    if "batch" in wanted:
+        progress("running padded rows")
+        decodes = "cache" not in found or found["cache"].outcome[0] != "fail"
+        found["batch"] = _climbed(pair, sides, measured, lambda: rungs.batch(pair, sides, decodes))
+    return found
+
+
+def _climbed(pair: Pair, sides: stages.Sides, measured: stages.Forward, run: Callable[[], rungs.Rung]) -> _Climbed:
+    began = time.perf_counter()
+    rung = run()
+    if not rung.outcomes:
+        return _Climbed(("not_run", rung.reason, 0.0))
+    seconds = time.perf_counter() - began
+    verdict: StageVerdict = "fail" if rung.failing else "pass"
+    told = stateful.findings(pair, sides, measured, rung)
+    return _Climbed((verdict, "", seconds), stateful.boundaries(sides, rung), told, rung.notes)
 
 
 def _left_out(name: str, asked: tuple[str, ...]) -> Stage:

@@ -18,9 +18,8 @@ from parity.compare.sides import NEVER, Side, holdings, parameters
 from parity.compare.wires import Wire, by_endpoint, connect
 from parity.compare.witness import Watcher, witnessed
 from parity.errors import ParityError
+from parity.pair import oracle, running
 from parity.pair import pair as pairs
-from parity.pair import reference as references
-from parity.pair import running
 from parity.pair.pair import Pair
 from parity.pair.port import DoesNotFit
 from parity.pair.promote import precision
@@ -65,7 +64,7 @@ def load(pair: Pair) -> Sides:
     checkpoint = dict(Tensors(pair.checkpoint, promoted=True))
     index = Index(checkpoint)
     with precision(True):
-        reference = settled(run(reference_model, lambda: references.execute(reference_model, pair.program)))
+        reference = settled(run(reference_model, lambda: oracle.execute(reference_model, pair.program)))
         port = run(loaded.model, _forward(pair, loaded.model))
     port_holdings = holdings(loaded.model, index)
     now = parameters(loaded.model)
@@ -173,7 +172,7 @@ def _plain(pair: Pair, sides: Sides, wires: tuple[Wire, ...]) -> dict[Endpoint, 
     """Largest and mean absolute differences of two plain runs, in the dtype of the weights."""
     lower(pair, sides.loading)
     with precision(False):
-        reference = settled(run(pair.reference_model, lambda: references.execute(pair.reference_model, pair.program)))
+        reference = settled(run(pair.reference_model, lambda: oracle.execute(pair.reference_model, pair.program)))
         port = _plain_port(pair)
     found = {}
     for endpoint, meeting in by_endpoint(wires, "reference").items():

@@ -56,6 +56,26 @@ def origin(use: Use, wrong: float, hops: int | None = None) -> int:
     return use.line
 
 
+def number_at(file: str, line: int, scope: Mapping[str, Any], wanted: float) -> tuple[int, int, int, int] | None:
+    """Where the function around a line names a number: first and last line, first and last column of the name.
+
+    The last place up to that line; None if it names none that stands for `wanted`.
+    """
+    code = Parsed.of(file)
+    statement = code.statement(line) if code else None
+    around = code.around(statement, ast.FunctionDef) if code and statement else None
+    named = [
+        node
+        for node in (ast.walk(around) if around else ())
+        if isinstance(node, ast.Name | ast.Attribute) and node.lineno <= line
+    ]
+    for node in sorted(named, key=lambda node: (node.lineno, node.col_offset), reverse=True):
+        value = _evaluated(node, scope)
+        if value is not None and _alike(value, wanted):
+            return node.lineno, node.end_lineno or node.lineno, node.col_offset, node.end_col_offset or 0
+    return None
+
+
 def _literal(code: Parsed, wrong: float, line: int) -> int:
     """The one line that spells a telling number out, where what it was followed to does not: a default, as a rule."""
     if _SMALL < abs(wrong) < _LARGE:
@@ -111,7 +131,9 @@ def collected_at(file: str, line: int) -> int | None:
 
 
 def _operands(node: ast.AST) -> list[ast.expr]:
-    """The values that an expression works on."""
+    """The values that an expression works on; a name is one itself."""
+    if isinstance(node, ast.Name | ast.Attribute):
+        return [node]
     if isinstance(node, ast.BinOp):
         return [node.left, node.right]
     if isinstance(node, ast.Compare):
@@ -153,8 +175,16 @@ def _chase(code: Parsed, name: ast.expr, use: Use, hops: int) -> int | None:
             return line
         expression, line = found
         if not _passes_on(expression):
-            return line
+            return _entry_of(code, expression) or line
     return line
+
+
+def _entry_of(code: Parsed, expression: ast.expr) -> int | None:
+    """Where a table is written out of which an expression takes an entry by a name of its own."""
+    if not isinstance(expression, ast.Subscript) or not isinstance(expression.value, ast.Name):
+        return None
+    table = _local(code, expression.value, "") if isinstance(expression.slice, ast.Name | ast.Attribute) else None
+    return table[1] if table is not None and isinstance(table[0], ast.Dict | ast.List | ast.Tuple) else None
 
 
 def _passes_on(expression: ast.expr) -> bool:

@@ -13,10 +13,10 @@ from parity.compare.capture import LOGITS, renumbered, run
 from parity.compare.stages import Forward, Sides
 from parity.explain.fills import together
 from parity.explain.trace import Frame, Ref, Session, Tape
+from parity.pair import oracle, running
 from parity.pair import pair as pairs
-from parity.pair import reference as references
-from parity.pair import running
 from parity.pair.pair import Pair
+from parity.pair.program import Program
 from parity.pair.promote import precision
 
 
@@ -50,7 +50,7 @@ def tapes(pair: Pair, sides: Sides, measured: Forward) -> Tapes:
     theirs.name(loaded.model)
     written = theirs.written(loaded.model)
     with precision(True, ours.mode):
-        reference = run(model, lambda: _returned(ours, references.execute(model, pair.program)), observer=ours)
+        reference = run(model, lambda: _returned(ours, oracle.execute(model, pair.program)), observer=ours)
         reference_tape = _ending(ours.tape(reference.logits).renumbered(renumbered(reference)))
     with precision(True, theirs.mode):
         port = isolation.rerun(
@@ -64,6 +64,33 @@ def tapes(pair: Pair, sides: Sides, measured: Forward) -> Tapes:
     files = tuple(file for file in code_files(loaded.model) if not file.startswith("<"))
     folders = tuple(sorted({str(Path(file).parent) for file in files}))
     return Tapes(reference_tape, port_tape, loaded.model, folders, files, written, theirs.asked)
+
+
+@torch.no_grad()
+def executed(pair: Pair, model: nn.Module, program: Program) -> tuple[Tape, tuple[int, ...]]:
+    """A promoted port's run of a program, watched, and the step with which each call begins.
+
+    Raises:
+        TooLarge: more values than can be kept.
+    """
+    session = Session()
+    session.name(model)
+    starts: list[int] = []
+
+    def forward() -> Tensor:
+        calls = running.turns(pair.port, model, program)
+        given: list[Tensor] = []
+        for _ in program.turns:
+            starts.append(len(session.recorder.steps))
+            logits = next(calls)
+            session.passed(LOGITS._replace(number=len(given)), (logits,))
+            given.append(logits)
+        with torch._C.DisableTorchFunction():
+            return program.joined(given)
+
+    with precision(True, session.mode):
+        trace = run(model, forward, observer=session)
+        return session.tape(trace.logits), tuple(starts)
 
 
 def _returned(session: Session, logits: Tensor) -> Tensor:

@@ -314,7 +314,8 @@ def _scope(frame: FrameType | None, args: tuple[Any, ...], kwargs: Mapping[str, 
     """The names where an operation was written, if it was given a number."""
     given = (*args, *kwargs.values())
     numbers = [value for value in given if isinstance(value, int | float) and not isinstance(value, bool)]
-    if not numbers and not any(isinstance(value, Tensor) and value.numel() == 1 for value in given):
+    sliced = any(isinstance(value, slice) for each in given if isinstance(each, tuple) for value in each)
+    if not numbers and not sliced and not any(isinstance(value, Tensor) and value.numel() == 1 for value in given):
         return {}
     caller = _caller(frame)
     return dict(caller.f_locals) if caller is not None else {}

@@ -7,7 +7,7 @@ import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.metadata import entry_points
@@ -40,6 +40,7 @@ class Port:
     weights: Mapping[str, str | None] | None
     load_weights: Callable[[nn.Module, Mapping[str, Tensor]], object] | None
     modules: Mapping[str, str] = field(default_factory=dict)
+    encode: Callable[..., Any] | None = None
 
 
 def built_in_names() -> list[str]:
@@ -175,6 +176,7 @@ def _contract(name: str, module: object, default_type: str) -> Port:
             "Add one of them: it says where checkpoint tensors go, docs/writing-a-port.md.",
         )
     declared = getattr(module, "MODEL_TYPES", None)
+    encode = getattr(module, "encode", None) or getattr(module, "tokenize", None)
     declared = (declared,) if isinstance(declared, str) else declared
     assert config_class is not None
     assert model_class is not None
@@ -187,6 +189,7 @@ def _contract(name: str, module: object, default_type: str) -> Port:
         weights=weights if isinstance(weights, Mapping) and not callable(load_weights) else None,
         load_weights=load_weights if callable(load_weights) else None,
         modules=dict(getattr(module, "MODULES", None) or {}),
+        encode=encode if callable(encode) else None,
     )
 
 
@@ -211,6 +214,34 @@ class LoadedPort:
     dropped: frozenset[str]
 
 
+def made(port: Port, config: Mapping[str, Any]) -> nn.Module:
+    """The port's model on `config`, as its constructor leaves it.
+
+    Raises:
+        ParityError: `Config.from_hf` or `Model` raised.
+    """
+    try:
+        own_config = port.make_config(dict(config))
+    except ValueError as error:
+        raise ConfigRefused(
+            f"{port.name}: Config.from_hf refuses the config: {said(error)}",
+            "Implement the setting, or give another config.",
+        ) from error
+    except PORT_FAILS as error:
+        raise ParityError(
+            f"{port.name}: Config.from_hf raised {said(error)}", "Mend it; it gets the parsed config.json."
+        ) from error
+    try:
+        model = port.make_model(own_config)
+    except PORT_FAILS as error:
+        raise DoesNotFit(
+            f"{port.name}: Model(config) raised {said(error)}", "Mend it; it gets what Config.from_hf returns."
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ParityError(f"{port.name}: Model(config) is a {type(model).__name__}", "It must be a torch.nn.Module.")
+    return model
+
+
 def build(
     port: Port,
     config: Mapping[str, Any],
@@ -226,37 +257,21 @@ def build(
     """
     torch.manual_seed(seed)
     with precision(promoted, watch), quiet():
-        try:
-            own_config = port.make_config(dict(config))
-        except ValueError as error:
-            raise ConfigRefused(
-                f"{port.name}: Config.from_hf refuses the config: {said(error)}",
-                "Implement the setting, or give another config.",
-            ) from error
-        except PORT_FAILS as error:
-            raise ParityError(
-                f"{port.name}: Config.from_hf raised {said(error)}", "Mend it; it gets the parsed config.json."
-            ) from error
-        try:
-            model = port.make_model(own_config)
-        except PORT_FAILS as error:
-            raise DoesNotFit(
-                f"{port.name}: Model(config) raised {said(error)}", "Mend it; it gets what Config.from_hf returns."
-            ) from error
-        if not isinstance(model, nn.Module):
-            raise ParityError(
-                f"{port.name}: Model(config) is a {type(model).__name__}", "It must be a torch.nn.Module."
-            )
+        model = made(port, config)
         initial = {name: tensor.detach().clone() for name, tensor in model.named_parameters() if not tensor.is_meta}
         with torch.no_grad():
-            dropped = _load(port, model, tensors)
+            dropped = load(port, model, tensors)
     model.eval()
     model = model.double() if promoted else model.float()
     return LoadedPort(model, initial, frozenset(tensors.read), dropped)
 
 
-def _load(port: Port, model: nn.Module, tensors: Tensors) -> frozenset[str]:
-    """Fill the model; returns the tensors that WEIGHTS drops on purpose."""
+def load(port: Port, model: nn.Module, tensors: Mapping[str, Tensor]) -> frozenset[str]:
+    """Fill the model; returns the tensors that WEIGHTS drops on purpose.
+
+    Raises:
+        ParityError: the loader raised, asked for a missing tensor, or puts one where it does not fit.
+    """
     try:
         if port.load_weights is not None:
             port.load_weights(model, tensors)
@@ -277,22 +292,26 @@ def _load(port: Port, model: nn.Module, tensors: Tensors) -> frozenset[str]:
         ) from error
 
 
-def _load_by_templates(port: Port, model: nn.Module, tensors: Tensors) -> frozenset[str]:
-    assert port.weights is not None
-    patterns = [(_pattern(template), target) for template, target in port.weights.items()]
+def _load_by_templates(port: Port, model: nn.Module, tensors: Mapping[str, Tensor]) -> frozenset[str]:
     places = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
     dropped = set()
-    for name in tensors:
-        for pattern, target in patterns:
-            match = pattern.fullmatch(name)
-            if match is None:
-                continue
-            if target is None:
-                dropped.add(name)
-            else:
-                _copy(port, name, tensors[name], target.format(*match.groups()), places)
-            break
+    for name, target in placed(port, tensors):
+        if target is None:
+            dropped.add(name)
+        else:
+            _copy(port, name, tensors[name], target, places)
     return frozenset(dropped)
+
+
+def placed(port: Port, names: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+    """Where WEIGHTS puts tensors: each that it speaks of with its place, None for those dropped on purpose."""
+    patterns = [(_pattern(template), target) for template, target in (port.weights or {}).items()]
+    for name in names:
+        match, target = next(
+            ((match, target) for pattern, target in patterns if (match := pattern.fullmatch(name))), (None, None)
+        )
+        if match is not None:
+            yield name, None if target is None else target.format(*match.groups())
 
 
 def _pattern(template: str) -> re.Pattern[str]:
@@ -300,15 +319,24 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def _copy(port: Port, name: str, tensor: Tensor, place: str, places: Mapping[str, Tensor]) -> None:
+    fitting(port, name, tensor.shape, place, places).copy_(tensor)
+
+
+def fitting(port: Port, name: str, shape: torch.Size, place: str, places: Mapping[str, Tensor]) -> Tensor:
+    """The parameter or buffer that WEIGHTS sends a tensor of a certain shape to.
+
+    Raises:
+        DoesNotFit: there is none of that name, or it has another shape.
+    """
     if place not in places:
         near = get_close_matches(place, list(places), 1)
         raise DoesNotFit(
             f"{port.name}: WEIGHTS sends {name!r} to {place!r}, which the model has not",
             f"The nearest there is: {near[0]}." if near else "Check the name against the model's parameters.",
         )
-    if places[place].shape != tensor.shape:
+    if places[place].shape != shape:
         raise DoesNotFit(
-            f"{port.name}: {name!r} has shape {list(tensor.shape)}, its place {place!r} {list(places[place].shape)}",
+            f"{port.name}: {name!r} has shape {list(shape)}, its place {place!r} {list(places[place].shape)}",
             "Use load_weights to reshape it, or check the widths that Config.from_hf reads.",
         )
-    places[place].copy_(tensor)
+    return places[place]

@@ -1,7 +1,7 @@
 """Running a port: one call, or a whole program with its cache, and what its forward is able to do."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -78,16 +78,25 @@ def call(
     return found
 
 
+def turns(port: Port, model: nn.Module, program: Program) -> Iterator[Tensor]:
+    """Run the port's part of a program, call by call; the logits of each, usually `[B, t, V]`.
+
+    Raises:
+        ParityError: forward raised, changed its input, or returned no logits.
+    """
+    cache = new_cache(port, model, program.turns[0].input_ids.shape[0]) if program.cached else None
+    for turn in program.turns:
+        yield call(port, model, turn.input_ids, _mask(program, turn), cache)
+
+
 def execute(port: Port, model: nn.Module, program: Program) -> Tensor:
     """Run the port's part of a program; logits, usually `[B, T, V]`.
 
     Raises:
         ParityError: forward raised, changed its input, or returned no logits.
     """
-    cache = new_cache(port, model, program.turns[0].input_ids.shape[0]) if program.cached else None
-    if len(program.turns) == 1 and not program.last:
-        return call(port, model, program.turns[0].input_ids, _mask(program, program.turns[0]), cache)
-    return program.joined([call(port, model, turn.input_ids, _mask(program, turn), cache) for turn in program.turns])
+    given = list(turns(port, model, program))
+    return given[0] if len(given) == 1 and not program.last else program.joined(given)
 
 
 def _mask(program: Program, turn: Turn) -> Tensor | None:

@@ -31,8 +31,9 @@ def render(report: Report, every: bool = False, width: int | None = None) -> Ite
     yield _circumstances(report)
     yield from _coverage(report)
     yield from _first_look(report, width)
-    if report.boundaries:
+    if _of_forward(report):
         yield from _table(report, every)
+    yield from _ladder(report)
     yield from _not_covered(report)
 
 
@@ -74,7 +75,7 @@ def _summary(report: Report) -> str:
         place = first.port_module or first.reference_module or "the model"
         count = len(report.findings)
         return f"{count} finding{'s' * (count > 1)}, first in {place}"
-    places = [boundary for boundary in report.boundaries if boundary.kind != "tap"]  # taps are details of these
+    places = [boundary for boundary in _of_forward(report) if boundary.kind != "tap"]  # taps are details of these
     compared = [boundary for boundary in places if boundary.verdict != "not_compared"]
     if not compared:
         ran = [stage.name for stage in report.stages if stage.verdict != "not_run"]
@@ -119,7 +120,8 @@ def _row(row: tuple[str, str]) -> Text:
 
 
 def _table(report: Report, every: bool) -> Iterator[Text]:
-    shown = [boundary for boundary in report.boundaries if every or _matters(boundary)]
+    places = _of_forward(report)
+    shown = [boundary for boundary in places if every or _matters(boundary)]
     yield Text("\nBoundaries in the order data flows", "bold")
     plain = f"max, mean: absolute, two {report.dtype} runs"
     yield Text(f"{plain}; rel: relative, promoted float64, which the verdict follows", "dim")
@@ -127,9 +129,22 @@ def _table(report: Report, every: bool) -> Iterator[Text]:
         yield Text("module:name is a value inside a module; its max and mean are from the promoted runs as well", "dim")
     for boundary in shown:
         yield _line(boundary)
-    hidden = len(report.boundaries) - len(shown)
+    hidden = len(places) - len(shown)
     if hidden:
         yield Text(f"{hidden} more inside the blocks, shown with --all", "dim")
+
+
+def _of_forward(report: Report) -> list[Boundary]:
+    return [boundary for boundary in report.boundaries if boundary.stage == "forward"]
+
+
+def _ladder(report: Report) -> Iterator[Text]:
+    """The stages above the full forward: each way in which both models were run besides."""
+    rows = [boundary for boundary in report.boundaries if boundary.stage not in ("forward", "precision")]
+    if rows:
+        yield Text("\nOther ways to run it, against one full forward", "bold")
+        yield Text("max, mean, rel: promoted float64", "dim")
+        yield from map(_line, rows)
 
 
 def _matters(boundary: Boundary) -> bool:
