@@ -20,6 +20,14 @@ STAGES = ("weights", "forward", "precision", "cache", "batch", "gradient")
 # references tried, the weakest known bug (an eps) 4e-8 and more; constants written out to nine digits leave 1e-10.
 PROMOTED_NOISE = 1e-9
 
+# Error in low precision, as a multiple of the reference's, from which a port is worse. Equivalent rewrites came to 1.5
+# and less, tables of positions in bfloat16 to 1.4 and more: below this, only a rounding that can be named counts.
+WORSE = 2.0
+
+# The same for runs in the dtype itself, of one stretch between two boundaries on the reference's own input. Rounding
+# leaves less; a fault has to be larger than this to show, which is why a verdict should come from float64.
+NOISE = {"float64": PROMOTED_NOISE, "float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
+
 
 @dataclass(frozen=True)
 class Versions:
@@ -71,7 +79,12 @@ class Boundary:
 
     max_abs and mean_abs are the differences of two plain runs in the report's dtype. own and total are relative errors
     (L2) in promoted float64: own with the reference's values handed on at every other boundary, total as the port runs
-    by itself. None stands for not measured.
+    by itself. None stands for not measured. noise: the error from which values differ, another one where runs were not
+    promoted.
+
+    ratio, in low precision alone: the port's error against the promoted truth, as a multiple of the reference's. There
+    own and total are the relative difference from the reference, and misplaced says that it comes of a rounding that
+    the reference does elsewhere, or not at all.
     """
 
     stage: str
@@ -84,20 +97,26 @@ class Boundary:
     own: float | None = None
     total: float | None = None
     note: str = ""
+    noise: float = PROMOTED_NOISE
+    ratio: float | None = None
+    misplaced: bool = False
 
     @property
     def verdict(self) -> BoundaryVerdict:
         """Whether the port is right here, its own error or one that came in counted alike."""
         if self.own is None or self.total is None:
             return "not_compared"
-        if not (self.own <= PROMOTED_NOISE and self.total <= PROMOTED_NOISE):  # a NaN is a difference
+        if self.ratio is not None:
+            worse = self.misplaced or not self.ratio <= WORSE
+            return "exact" if self.own == 0.0 else "diff" if worse else "ok"
+        if not (self.own <= self.noise and self.total <= self.noise):  # a NaN is a difference
             return "diff"
         return "exact" if self.own == 0.0 == self.total else "ok"
 
     @property
     def inherited(self) -> bool:
         """A difference that only came in from upstream."""
-        return self.verdict == "diff" and self.own is not None and self.own <= PROMOTED_NOISE
+        return self.ratio is None and self.verdict == "diff" and self.own is not None and self.own <= self.noise
 
     @property
     def relative(self) -> float | None:
@@ -229,7 +248,8 @@ class Audit:
 class Report:
     """The result of one check; see `parity/report/schema-1.json`.
 
-    dtype is that of the weights, and of the runs that people's figures come from.
+    dtype is that of the weights, and of the runs that people's figures come from. revision: the commit of a checkpoint
+    from the Hub. interrupted: somebody stopped it.
     """
 
     versions: Versions
@@ -244,10 +264,17 @@ class Report:
     coverage: Coverage | None = None
     notes: tuple[str, ...] = ()
     dtype: str = "float32"
+    revision: str | None = None
+    interrupted: bool = False
 
     @property
     def verdict(self) -> Literal["pass", "fail", "incomplete"]:
-        """`fail` if any stage failed, `incomplete` if a stage asked for could not run or nothing was compared."""
+        """`fail` if any stage failed, `incomplete` if a stage asked for could not run or nothing was compared.
+
+        A check that was interrupted is `incomplete`, whatever it found by then.
+        """
+        if self.interrupted:
+            return "incomplete"
         ran = [stage.verdict for stage in self.stages if stage.verdict != "not_run"]
         if "fail" in ran:
             return "fail"

@@ -2,10 +2,15 @@
 
 from bench.bugs import gemma3, gemma3_flat, gpt2, gpt2_split, llama3, llama3_flat, qwen3, qwen3_split
 from bench.bugs.benign import BENIGN
+from bench.bugs.decoding import DECODING
 from bench.bugs.mutant import Mutant
+from bench.bugs.rounding import ROUNDING
 from bench.bugs.several import SEVERAL
 
-__all__ = ["BENIGN", "MUTANTS", "SEVERAL"]
+__all__ = ["BENIGN", "DECODING", "MUTANTS", "ROUNDING", "SEVERAL", "STAGED"]
+
+# Bugs that one full forward in float64 does not show: other stages find them.
+STAGED: tuple[Mutant, ...] = (*DECODING, *ROUNDING)
 
 MUTANTS: tuple[Mutant, ...] = (
     *gemma3.MUTANTS,

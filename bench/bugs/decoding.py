@@ -126,7 +126,7 @@ LEARNED_POSITIONS: tuple[Mutant, ...] = (
     ),
 )
 
-STAGES: tuple[Mutant, ...] = (
+DECODING: tuple[Mutant, ...] = (
     *(mutant for port in ("gemma3", "llama3", "qwen3") for mutant in _turning(port)),
     *(mutant for port in ("gemma3", "llama3", "qwen3", "gpt2") for mutant in _masking(port)),
     *SLIDING,

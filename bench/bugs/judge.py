@@ -1,7 +1,7 @@
 """One mutant or rewrite, checked, and how the report compares with what is expected of it."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,8 +118,9 @@ def judge_benign(benign: Benign) -> Alarm:
     """Check one equivalent rewrite, in both precisions if there are two."""
     with _folder() as folder:
         written = benign.write(folder)
-        plain = _complaint(_check(written.path, written.config))
-        low = _complaint(_check(written.path, written.config, LOW_PRECISION)) if has_low_precision() else None
+        stages = ("weights", "forward", "precision") if benign.full_only else ()
+        plain = _complaint(_check(written.path, written.config, stages=stages))
+        low = _complaint(_check(written.path, written.config, LOW_PRECISION, stages)) if has_low_precision() else None
     return Alarm(benign.key, benign.port, plain, low)
 
 
@@ -138,11 +139,11 @@ class _Checked:
     failed: bool
 
 
-def _check(path: Path, config: Path, dtype: str = "") -> _Checked:
+def _check(path: Path, config: Path, dtype: str = "", stages: Sequence[str] = ()) -> _Checked:
     """Check one file; a port that Parity refuses failed, a crash of Parity's own is no merit."""
     options: dict[str, Any] = {"dtype": dtype} if dtype else {}
     try:
-        report = parity.check(path, config=config, small_config=True, **options)
+        report = parity.check(path, config=config, small_config=True, stage=stages, **options)
     except parity.ParityError as error:
         return _Checked(None, str(error), True)
     except Exception as error:  # whatever it is, the other cases go on

@@ -90,12 +90,16 @@ class Several:
 
 @dataclass(frozen=True)
 class Benign:
-    """A rewrite that computes the same function, as edits of a port or as a file of its own (no edits)."""
+    """A rewrite that computes the same function, as edits of a port or as a file of its own (no edits).
+
+    full_only: it does so in one full forward alone, and leaves the cache or the padding aside.
+    """
 
     name: str
     port: str
     edits: tuple[Edit, ...] = ()
     config: Config = field(default="", hash=False)
+    full_only: bool = False
 
     @property
     def key(self) -> str:

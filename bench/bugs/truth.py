@@ -20,6 +20,7 @@ from parity.pair import port as ports
 from parity.pair import running
 from parity.pair.pair import Pair
 from parity.pair.port import ConfigRefused, DoesNotFit, Port
+from parity.pair.program import Program, decoding, padded
 from parity.pair.promote import precision
 from parity.pair.reference import ConfigRejected
 from parity.pair.weights import Tensors
@@ -70,6 +71,46 @@ def _on_its_own_config(port: str, path: Path, config: Path, folder: Path) -> flo
         return _error(_logits(pair.promoted_port, pair), expected)
     except ParityError:
         return UNLOADABLE
+
+
+@torch.no_grad()
+def staged(before: Original, path: Path) -> dict[str, float]:
+    """How far the edited port is from the original where one full forward does not look, by what was done.
+
+    In decoding one token at a time and in chunks, in a batch padded on the left, and in bfloat16.
+    """
+    pair, edited = before.pair, ports.resolve(path, promoted=True)
+    ids = pair.input_ids[:, :18]
+    real = torch.ones_like(ids, dtype=torch.bool)
+    real[-1, :5] = False
+    programs = (
+        decoding("singly", ids, [4] + [1] * 14),
+        decoding("chunks", ids, [2, 1, 6, 9]),
+        padded("padded", ids, real),
+        padded("padded, decoded", ids, real, [12, 3, 3]),
+    )
+    found = {program.name: _error(*(_run(port, pair, program, real) for port in (edited, pair.promoted_port)))
+             for program in programs}  # fmt: skip
+    low = [_in_bfloat16(port, pair) for port in (ports.resolve(path), pair.port)]
+    return found | {"bfloat16": _error(*low)}
+
+
+def _run(port: Port, pair: Pair, program: Program, real: Tensor) -> Tensor:
+    """The logits of real tokens; nothing that fits if the port raises."""
+    loaded = ports.build(port, pair.reference.config, Tensors(pair.checkpoint, True), True, pair.seed)
+    with precision(True):
+        try:
+            logits = running.execute(port, loaded.model, program)
+        except ParityError:
+            return torch.zeros(1, 1)
+    return logits[real if program.real is not None else torch.ones_like(real)]
+
+
+def _in_bfloat16(port: Port, pair: Pair) -> Tensor:
+    loaded = ports.build(port, pair.reference.config, Tensors(pair.checkpoint, False), False, pair.seed)
+    for parameter in loaded.model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    return running.call(port, loaded.model, pair.input_ids).double()
 
 
 @torch.no_grad()

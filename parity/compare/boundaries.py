@@ -28,7 +28,7 @@ def _boundary(reference: Side, measured: Forward, endpoint: Endpoint, port: str)
     plain = measured.plain.get(endpoint)
     return Boundary(
         stage="forward",
-        name=_name(reference, endpoint),
+        name=name_of(reference, endpoint),
         reference_module=endpoint.module,
         port_module=port,
         kind=endpoint.kind,
@@ -40,7 +40,7 @@ def _boundary(reference: Side, measured: Forward, endpoint: Endpoint, port: str)
     )
 
 
-def _name(reference: Side, endpoint: Endpoint) -> str:
+def name_of(reference: Side, endpoint: Endpoint) -> str:
     """The module's name, told apart by label or number where it is called more than once."""
     calls = reference.trace.calls[endpoint.module]
     name = endpoint.module

@@ -20,6 +20,7 @@ from parity.explain.trace import Ref, Step, Tape
 _HIDDEN = -1e9
 _NEGATING = ("__invert__", "logical_not", "bitwise_not")
 _PASSING = ("masked_fill", "where", "masked_fill_", "to", "expand")
+_ATTENDING = ("softmax", "scaled_dot_product_attention")
 _FOLLOWED = 24
 _NEAR = 400  # values behind a wrong one that are looked at
 _MOST_SEARCHED = 64  # values of one size that a value without a twin is held against
@@ -198,6 +199,19 @@ class Astray:
                 wrong.append(other)
         known = [other for other in wrong if self.right(other) is False]
         return blank or min(known, default=next(iter(wrong), None))
+
+    def attends(self, ref: Ref) -> Ref | None:
+        """Where queries that are made of a value attend, in the same call: what was to be hidden is hidden there."""
+        call, waiting, seen = self.run.call(ref.step), [ref], {ref}
+        while waiting and len(seen) <= _FOLLOWED:
+            at = waiting.pop(0)
+            if self.run.tape.steps[at.step].name.rpartition(".")[2] in _ATTENDING:
+                return at
+            for number in self.users.get(at, ()):
+                fresh = [each for each in self.run.tape.steps[number].refs if each not in seen]
+                seen.update(fresh)
+                waiting += fresh if self.run.call(number) == call else []
+        return None
 
     def makes(self, ref: Ref) -> str:
         """What a whole number is used for: `mask` if it is compared, `position` if something is computed from it."""

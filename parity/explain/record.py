@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from parity.compare import isolate as isolation
 from parity.compare.capture import LOGITS, renumbered, run
+from parity.compare.precision import Lowered
 from parity.compare.stages import Forward, Sides
 from parity.explain.fills import together
 from parity.explain.trace import Frame, Ref, Session, Tape
@@ -64,6 +65,29 @@ def tapes(pair: Pair, sides: Sides, measured: Forward) -> Tapes:
     files = tuple(file for file in code_files(loaded.model) if not file.startswith("<"))
     folders = tuple(sorted({str(Path(file).parent) for file in files}))
     return Tapes(reference_tape, port_tape, loaded.model, folders, files, written, theirs.asked)
+
+
+@torch.no_grad()
+def lowered(low: Lowered, measured: Forward) -> Tapes:
+    """Both models run once more in low precision, watched.
+
+    Raises:
+        TooLarge: more values than can be kept.
+    """
+    ours, theirs = Session(promoted=False), Session(promoted=False)
+    pair, model, port_model = low.pair, low.pair.reference_model, low.pair.port_model.model
+    ours.name(model)
+    theirs.name(port_model)
+    with precision(False, ours.mode):
+        reference = run(model, lambda: _returned(ours, oracle.execute(model, pair.program)), observer=ours)
+        reference_tape = _ending(ours.tape(reference.logits).renumbered(renumbered(reference)))
+    with precision(False, theirs.mode):
+        forward = lambda: _returned(theirs, running.execute(pair.port, port_model, pair.program))  # noqa: E731
+        port = isolation.rerun(measured.isolated, low.reference, port_model, forward, theirs)
+        port_tape = _ending(theirs.tape(port.logits))
+    files = tuple(file for file in code_files(port_model) if not file.startswith("<"))
+    folders = tuple(sorted({str(Path(file).parent) for file in files}))
+    return Tapes(reference_tape, port_tape, port_model, folders, files)
 
 
 @torch.no_grad()

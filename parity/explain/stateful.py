@@ -204,6 +204,8 @@ class _Desk:
         if lost:
             return lost, "swa-cache"
         hiding = ref if value.dtype == torch.bool else self.astray.mask_behind(ref)
+        if hiding is None and causes == {"attention-mask"}:
+            return self.astray.attends(ref) or ref, "attention-mask"
         return (hiding, "attention-mask") if hiding else (ref, "unknown")
 
     def _counted(self, ref: Ref) -> Ref | None:

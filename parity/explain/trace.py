@@ -220,9 +220,10 @@ class Recorder:
 
 
 class _Tracer(TorchFunctionMode):
-    def __init__(self, recorder: Recorder):
+    def __init__(self, recorder: Recorder, promoted: bool):
         super().__init__()
         self.recorder = recorder
+        self.promoted = promoted
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -294,7 +295,9 @@ class _Tracer(TorchFunctionMode):
         if written is not None:
             storage = written.untyped_storage().data_ptr()
             self.recorder.writes[storage] = self.recorder.writes.get(storage, 0) + 1
-        call, arguments, keywords = lifted(func, arguments, keywords)  # a tape is played without the promoting mode
+        call = func
+        if self.promoted:  # a tape is played without the promoting mode
+            call, arguments, keywords = lifted(func, arguments, keywords)
         ref = self.recorder.add(name, call, arguments, keywords, tensors, spec, frames, scope=scope)
         if written is not None:
             self.recorder.changed[storage] = ref, self.recorder.version(written)
@@ -349,14 +352,14 @@ def _caller(frame: FrameType | None) -> FrameType | None:
 
 
 class Session:
-    """One model being traced: built, loaded and run, in turn."""
+    """One model being traced: built, loaded and run, in turn; in promoted float64 or as it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, promoted: bool = True) -> None:
         self.recorder = Recorder()
         self.marks: dict[Endpoint, tuple[Ref | None, ...]] = {}
         self.called: dict[tuple[str, int], tuple[Frame, ...]] = {}
         self.asked: dict[str, list[tuple[Frame, ...]]] = {}
-        self.mode = _Tracer(self.recorder)
+        self.mode = _Tracer(self.recorder, promoted)
 
     def ask(self, tensor: str) -> None:
         """A loader asks for a tensor of the checkpoint."""

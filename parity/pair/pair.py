@@ -61,6 +61,7 @@ def make(
     seed: int,
     directory: Path,
     dtype: torch.dtype = torch.float32,
+    deep: bool = False,
 ) -> Pair:
     """Find both sides, write the reference's random weights to `directory` and load them into the port.
 
@@ -72,6 +73,7 @@ def make(
         seed: of weights and probe.
         directory: an empty directory for config.json and model.safetensors.
         dtype: of the weights in the checkpoint.
+        deep: shrink widths alone, and keep all layers.
 
     Raises:
         ParityError: any bad input on the way.
@@ -82,8 +84,8 @@ def make(
     if not small:
         return _on(both, described, probe_length(described.settings), seed, directory, notes, dtype)
 
-    strict = shrink(described.config, described.settings)
-    faithful = shrink(described.config, described.settings, adversarial=False)
+    strict = shrink(described.config, described.settings, deep=deep)
+    faithful = shrink(described.config, described.settings, adversarial=False, deep=deep)
     try:
         return _on(both, replace(described, config=strict.config), strict.tokens, seed, directory, notes, dtype)
     except (ConfigRefused, DoesNotFit, ConfigRejected) as error:
@@ -109,7 +111,7 @@ def find_reference(port: Port, config: Path | None, reference: str | None) -> tu
     language_model = references.text_part(raw)
     notes = [] if language_model is raw else [f"text part of {source} compared, the rest is not covered"]
     described = references.describe(language_model)
-    _check_model_type(port, described.model_type)
+    check_model_type(port, described.model_type)
     return described, notes
 
 
@@ -124,6 +126,30 @@ def promoted(
     model.load_state_dict(pair.reference_model.state_dict())
     tensors = Tensors(pair.checkpoint, True, asked=asked)
     return model, ports.build(pair.promoted_port, pair.reference.config, tensors, True, pair.seed, watches[1])
+
+
+def stored_in(pair: Pair, dtype: torch.dtype, directory: Path) -> Pair:
+    """The pair with its weights in another dtype, as `from_pretrained` gives them; the port in float32 as yet.
+
+    Args:
+        pair: in whatever dtype.
+        dtype: the other one; if it is the pair's own, only the port is loaded anew.
+        directory: an empty directory for the weights.
+
+    Raises:
+        ParityError: no room for them.
+    """
+    model, checkpoint = pair.reference_model, pair.checkpoint
+    if dtype != pair.dtype:
+        checkpoint = directory
+        try:
+            model = references.stored_in(pair.reference, model, directory / "before", dtype)
+            references.save(model, directory, pair.reference.config)
+        except OSError as error:
+            raise ParityError(f"cannot write the weights: {error}", "Free some space, or set TMPDIR.") from error
+    tensors = Tensors(checkpoint, False)
+    loaded = ports.build(pair.port, pair.reference.config, tensors, False, pair.seed)
+    return replace(pair, checkpoint=checkpoint, reference_model=model, port_model=loaded, dtype=dtype)
 
 
 def perturbed(pair: Pair, tensor: str) -> LoadedPort:
@@ -220,7 +246,12 @@ def _reference_config(reference: str) -> Path:
         ) from error
 
 
-def _check_model_type(port: Port, model_type: str) -> None:
+def check_model_type(port: Port, model_type: str) -> None:
+    """Hold a config's model type against those that a port says it implements.
+
+    Raises:
+        ParityError: it is none of them.
+    """
     if port.declares_model_types and model_type not in port.model_types:
         raise ParityError(
             f"{port.name} implements {', '.join(port.model_types)}, the config is of model_type {model_type!r}",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.bugs import truth
-from bench.bugs.catalogue import BENIGN, MUTANTS, SEVERAL
+from bench.bugs.catalogue import BENIGN, DECODING, MUTANTS, ROUNDING, SEVERAL, STAGED
 from bench.bugs.edits import DEFAULT_CONFIGS, Config, replaced, touched
 from bench.bugs.mutant import Benign, Mutant, Several
 
@@ -52,6 +52,25 @@ def test_every_bug_changes_the_function(batch: list[Case], tmp_path: Path) -> No
     """Every edit still applies, and the port's logits are other ones, if it can be loaded at all."""
     found = differences(batch, tmp_path)
     assert {key: error for key, error in found.items() if not error > truth.SAME} == {}
+
+
+@pytest.mark.parametrize("batch", batches(STAGED), ids=label)
+def test_what_one_full_forward_does_not_show(batch: list[Case], tmp_path: Path) -> None:
+    """Bugs of the other stages leave the full forward in float64 as it is, and change what their stage runs."""
+    rounding = {mutant.key for mutant in ROUNDING}
+    with truth.original(original_of(batch[0]), config_of(batch[0])) as before:
+        for case in batch:
+            written = case.write(tmp_path)
+            assert truth.difference(before, written.path, written.config) <= truth.SAME, case.key
+            found = truth.staged(before, written.path)
+            low = found.pop("bfloat16")
+            assert (low if case.key in rounding else max(found.values())) > truth.SAME, case.key
+
+
+def test_there_are_bugs_of_every_stage() -> None:
+    """Enough of them that a rate means something."""
+    assert len(DECODING) >= 30
+    assert len(ROUNDING) >= 10
 
 
 @pytest.mark.parametrize("batch", batches(BENIGN), ids=label)
