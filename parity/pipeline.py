@@ -2,28 +2,24 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
-from parity import __version__
-from parity.compare import precision as precisions
-from parity.compare import rungs, stages
-from parity.compare.boundaries import UNSTABLE, boundaries, unmatched
+from parity import __version__, ladder
+from parity.compare import stages
+from parity.compare.boundaries import boundaries, unmatched
 from parity.errors import ParityError
-from parity.explain import coverage, findings, load_findings, precision_findings, rounding, stateful
+from parity.explain import coverage, findings, load_findings
 from parity.explain.explanation import explain
 from parity.explain.finish import finish
 from parity.explain.taps import among
-from parity.explain.trace import TooLarge
 from parity.pair import pair as pairs
 from parity.pair import reference as references
-from parity.pair.pair import Pair
-from parity.records import DTYPES, STAGES, Boundary, Finding, Report, Stage, StageVerdict, Versions
+from parity.records import DTYPES, STAGES, Report, Stage, Versions
 
-RUNNABLE = ("weights", "forward", "precision", "cache", "batch")
+ON_REQUEST = ("gradient",)
 Progress = Callable[[str], object]
 Step = Callable[[int, int, str], object]
 
@@ -37,6 +33,7 @@ def check(
     seed: int = 0,
     dtype: str | None = None,
     stage: Iterable[str] = (),
+    gradient: bool = False,
     pretrained: str | Path | None = None,
     revision: str | None = None,
     max_blocks: int | None = None,
@@ -59,7 +56,8 @@ def check(
         dtype: float32, bfloat16 or float16: that of the weights, and of the runs that `max` and `mean` come from. The
             verdict comes from float64, of the same rounded weights. With `pretrained`, that of the runs: float64 by
             default, where the verdict needs no tolerance.
-        stage: names of the stages to run, all by default.
+        stage: names of the stages to run, by default all but gradient.
+        gradient: compare gradients as well.
         pretrained: a directory or Hub id whose weights are compared, block by block; what follows is for that alone.
         revision: branch, tag or commit on the Hub.
         max_blocks: compare the first blocks only.
@@ -101,7 +99,8 @@ def check(
     dtype = dtype or "float32"
     if dtype not in DTYPES:
         raise ParityError(f"there is no dtype {dtype!r} to compare in", f"Those are {', '.join(DTYPES)}.")
-    wanted = [name for name in RUNNABLE if name in (asked or RUNNABLE)]
+    wanted = [name for name in STAGES if name in asked or (not asked and name not in ON_REQUEST)]
+    wanted += ["gradient"] if gradient and "gradient" not in wanted else []
     with tempfile.TemporaryDirectory(prefix="parity-") as directory:
         began = time.perf_counter()
         progress("building both models")
@@ -131,12 +130,12 @@ def check(
         failed = any(finding.stage == "forward" for finding in found) or any(
             place.verdict == "diff" for place in places
         )
-        outcomes: dict[str, _Outcome] = {
+        outcomes: dict[str, ladder.Outcome] = {
             "weights": ("fail" if misloaded else "pass", "", loaded - began),
             "forward": ("fail" if failed else "pass", "; ".join(pair.notes), compared - loaded),
         }
-        ladder = _climb(pair, sides, measured, wanted, dtype, progress)
-        outcomes |= {name: rung.outcome for name, rung in ladder.items()}
+        climbed = ladder.climb(pair, sides, measured, wanted, dtype, progress)
+        outcomes |= {name: rung.outcome for name, rung in climbed.items()}
         return Report(
             versions=Versions(__version__, torch.__version__, references.VERSION),
             port=pair.port.name,
@@ -144,88 +143,26 @@ def check(
             weights="random",
             seed=seed,
             stages=tuple(
-                Stage(name, *outcomes[name], requested=name in asked) if name in wanted else _left_out(name, asked)
+                Stage(name, *outcomes[name], requested=name in asked or (gradient and name == "gradient"))
+                if name in wanted
+                else _left_out(name, asked)
                 for name in STAGES
             ),
             boundaries=(
                 *among(places, explained.taps),
-                *(place for rung in ladder.values() for place in rung.boundaries),
+                *(place for rung in climbed.values() for place in rung.boundaries),
             ),
-            findings=(*found, *(finding for rung in ladder.values() for finding in rung.findings)),
+            findings=(*found, *(finding for rung in climbed.values() for finding in rung.findings)),
             unmatched=unmatched(sides, measured),
             coverage=coverage.known(pair) if "forward" in wanted else None,
-            notes=(*pair.notes, *(note for rung in ladder.values() for note in rung.notes)),
+            notes=(*pair.notes, *(note for rung in climbed.values() for note in rung.notes)),
             dtype=dtype,
         )
 
 
-_Outcome = tuple[StageVerdict, str, float]
-
-
-@dataclass(frozen=True)
-class _Climbed:
-    """One stage above the full forward, and what the report says of it."""
-
-    outcome: _Outcome
-    boundaries: tuple[Boundary, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-def _climb(
-    pair: Pair, sides: stages.Sides, measured: stages.Forward, wanted: Sequence[str], dtype: str, progress: Progress
-) -> dict[str, _Climbed]:
-    """The stages above the full forward, of those wanted."""
-    found: dict[str, _Climbed] = {}
-    if "precision" in wanted:
-        progress("comparing in low precision")
-        found["precision"] = _lowered(pair, sides, measured, dtype)
-    if "cache" in wanted:
-        progress("decoding with the cache")
-        found["cache"] = _climbed(pair, sides, measured, lambda: rungs.cache(pair, sides))
-    if "batch" in wanted:
-        progress("running padded rows")
-        decodes = "cache" not in found or found["cache"].outcome[0] != "fail"
-        found["batch"] = _climbed(pair, sides, measured, lambda: rungs.batch(pair, sides, decodes))
-    return found
-
-
-def _lowered(pair: Pair, sides: stages.Sides, measured: stages.Forward, dtype: str) -> _Climbed:
-    began = time.perf_counter()
-    if measured.unstable:
-        return _Climbed(("not_run", UNSTABLE, 0.0))
-    found = []
-    for each in precisions.dtypes_of(pair, dtype):
-        with tempfile.TemporaryDirectory(prefix="parity-") as directory:
-            low = precisions.measure(pair, sides, measured, each, Path(directory))
-            found.append((low, _rounded(low, measured, sides)))
-    seconds = time.perf_counter() - began
-    places = [place for low, rounded in found for place in precision_findings.boundaries(sides, low, rounded)]
-    told = [finding for low, rounded in found for finding in precision_findings.findings(low, rounded)]
-    notes = [note for low, rounded in found for note in precision_findings.notes(low, rounded)]
-    if not places:
-        return _Climbed(("not_run", "no boundary of the full forward is right, so that none can be judged", 0.0))
-    failed = bool(told) or any(place.verdict == "diff" for place in places)
-    verdict: StageVerdict = "fail" if failed else "pass"
-    return _Climbed((verdict, "", seconds), tuple(places), tuple(told), tuple(notes))
-
-
-def _rounded(low: precisions.Lowered, measured: stages.Forward, sides: stages.Sides) -> tuple[rounding.Rounded, ...]:
-    try:
-        return rounding.explained(low, measured, sides.reference.model)
-    except TooLarge:
-        return ()
-
-
-def _climbed(pair: Pair, sides: stages.Sides, measured: stages.Forward, run: Callable[[], rungs.Rung]) -> _Climbed:
-    began = time.perf_counter()
-    rung = run()
-    if not rung.outcomes:
-        return _Climbed(("not_run", rung.reason, 0.0))
-    seconds = time.perf_counter() - began
-    verdict: StageVerdict = "fail" if rung.failing else "pass"
-    told = stateful.findings(pair, sides, measured, rung)
-    return _Climbed((verdict, "", seconds), stateful.boundaries(sides, rung), told, rung.notes)
+def _left_out(name: str, asked: tuple[str, ...]) -> Stage:
+    reason = "on request: --gradient" if name in ON_REQUEST else "not asked for"
+    return Stage(name, "not_run", reason, requested=name in asked)
 
 
 def _refuse_beside_pretrained(reference: str | Path | None, small_config: bool) -> None:
@@ -241,10 +178,3 @@ def _refuse_without_pretrained(**options: object) -> None:
     given = [name for name, value in options.items() if value]
     if given:
         raise ParityError(f"--{given[0].replace('_', '-')} is for a real checkpoint", "Add --pretrained DIR_OR_HUB_ID.")
-
-
-def _left_out(name: str, asked: tuple[str, ...]) -> Stage:
-    reason = (
-        "not asked for" if name in RUNNABLE else "not part of this version, which compares weights and one full forward"
-    )
-    return Stage(name, "not_run", reason, requested=name in asked)

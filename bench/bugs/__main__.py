@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from bench.bugs.catalogue import BENIGN, MUTANTS, SEVERAL
+from bench.bugs.catalogue import BENIGN, MUTANTS, SEVERAL, STAGED
 from bench.bugs.page import page
 from bench.bugs.run import run
 from bench.bugs.tables import Sheet, misses, sheets
@@ -42,7 +42,8 @@ def main() -> None:
     def picked(cases: Iterable[Case]) -> tuple[Case, ...]:
         return tuple(case for case in cases if fnmatchcase(case.key, arguments.only))[:: arguments.every]
 
-    results = run(picked(MUTANTS), picked(SEVERAL), picked(BENIGN), arguments.jobs, not arguments.no_baseline)
+    mutants = picked((*MUTANTS, *STAGED))
+    results = run(mutants, picked(SEVERAL), picked(BENIGN), arguments.jobs, not arguments.no_baseline)
     if arguments.json:
         arguments.json.write_text(json.dumps(asdict(results), indent=1) + "\n", encoding="utf-8")
     if arguments.write:

@@ -6,11 +6,12 @@ from bench.bugs.decoding import DECODING
 from bench.bugs.mutant import Mutant
 from bench.bugs.rounding import ROUNDING
 from bench.bugs.several import SEVERAL
+from bench.bugs.training import TRAINING
 
-__all__ = ["BENIGN", "DECODING", "MUTANTS", "ROUNDING", "SEVERAL", "STAGED"]
+__all__ = ["BENIGN", "DECODING", "MUTANTS", "ROUNDING", "SEVERAL", "STAGED", "TRAINING"]
 
 # Bugs that one full forward in float64 does not show: other stages find them.
-STAGED: tuple[Mutant, ...] = (*DECODING, *ROUNDING)
+STAGED: tuple[Mutant, ...] = (*DECODING, *ROUNDING, *TRAINING)
 
 MUTANTS: tuple[Mutant, ...] = (
     *gemma3.MUTANTS,

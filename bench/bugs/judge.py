@@ -10,6 +10,7 @@ from typing import Any
 
 import parity
 from bench.bugs.mutant import Benign, Mutant, Several
+from bench.bugs.training import TRAINING
 from parity.records import Finding, Report
 
 LOW_PRECISION = "bfloat16"
@@ -76,7 +77,7 @@ def judge(mutant: Mutant) -> Outcome:
     """Check one mutant."""
     with _folder() as folder:
         written = mutant.write(folder)
-        checked = _check(written.path, written.config)
+        checked = _check(written.path, written.config, gradient=mutant in TRAINING)
         seen = _seen(checked.report, written.path)
     first = seen[0] if seen else None
     return Outcome(
@@ -139,11 +140,11 @@ class _Checked:
     failed: bool
 
 
-def _check(path: Path, config: Path, dtype: str = "", stages: Sequence[str] = ()) -> _Checked:
+def _check(path: Path, config: Path, dtype: str = "", stages: Sequence[str] = (), gradient: bool = False) -> _Checked:
     """Check one file; a port that Parity refuses failed, a crash of Parity's own is no merit."""
     options: dict[str, Any] = {"dtype": dtype} if dtype else {}
     try:
-        report = parity.check(path, config=config, small_config=True, stage=stages, **options)
+        report = parity.check(path, config=config, small_config=True, stage=stages, gradient=gradient, **options)
     except parity.ParityError as error:
         return _Checked(None, str(error), True)
     except Exception as error:  # whatever it is, the other cases go on

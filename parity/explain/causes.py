@@ -103,4 +103,6 @@ CAUSES: tuple[Cause, ...] = (
     Cause("weights-silently-missing"),
     Cause("weight-transposed", SQUARE),
     Cause("weights-misplaced"),
+    Cause("kv-cache", elsewhere=_CACHE),
+    Cause("gradient-blocked", elsewhere="only in training: stage gradient"),
 )

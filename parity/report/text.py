@@ -1,6 +1,6 @@
 """The text report: the verdict, what to look at first, the boundaries in the order data flows, what was not covered."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.text import Text
 
@@ -16,6 +16,7 @@ _MARK = {
     "not_compared": ("[--]  ", "yellow"),
 }
 _INHERITED = ("[diff]", "dim")
+_SUMMED_UP = ("precision", "gradient")  # stages with a row for every boundary
 _BLIND = 3  # config fields named in the headline
 
 
@@ -33,7 +34,7 @@ def render(report: Report, every: bool = False, width: int | None = None) -> Ite
     yield from _first_look(report, width)
     if _of_forward(report):
         yield from _table(report, every)
-    yield from _ladder(report)
+    yield from _ladder(report, every)
     yield from _not_covered(report)
 
 
@@ -45,7 +46,10 @@ def _headline(report: Report) -> Text:
 def _circumstances(report: Report) -> Text:
     versions = report.versions
     made_with = f"transformers {versions.transformers}, torch {versions.torch}"
-    return Text(f"      {made_with}, {report.weights} {report.dtype} weights, seed {report.seed}", "dim")
+    weights = f"random {report.dtype} weights"
+    if report.weights == "pretrained":
+        weights = "pretrained weights" + (f" of revision {report.revision[:12]}" if report.revision else "")
+    return Text(f"      {made_with}, {weights}, seed {report.seed}", "dim")
 
 
 def _coverage(report: Report) -> Iterator[Text]:
@@ -83,11 +87,17 @@ def _summary(report: Report) -> str:
     worst = max(compared, key=lambda boundary: boundary.relative or 0.0)
     bitwise = sum(boundary.verdict == "exact" for boundary in compared)
     if bitwise == len(compared):
-        return f"{bitwise} boundaries equal in promoted float64, bitwise"
+        return f"{bitwise} boundaries equal in {_precision(report)}, bitwise"
     return (
-        f"{len(compared)} boundaries equal in promoted float64, {bitwise} of them bitwise, "
+        f"{len(compared)} boundaries equal in {_precision(report)}, {bitwise} of them bitwise, "
         f"largest relative error {_figure(worst.relative)} at {worst.name}"
     )
+
+
+def _precision(report: Report) -> str:
+    """What the verdict's runs are in."""
+    lower = report.weights == "pretrained" and report.dtype != "float64"
+    return f"{report.dtype}, as far as its rounding lets one see" if lower else "promoted float64"
 
 
 def _first_look(report: Report, width: int | None) -> Iterator[Text]:
@@ -124,7 +134,11 @@ def _table(report: Report, every: bool) -> Iterator[Text]:
     shown = [boundary for boundary in places if every or _matters(boundary)]
     yield Text("\nBoundaries in the order data flows", "bold")
     plain = f"max, mean: absolute, two {report.dtype} runs"
-    yield Text(f"{plain}; rel: relative, promoted float64, which the verdict follows", "dim")
+    if report.weights == "pretrained":
+        plain = f"{_precision(report)}; max, mean: absolute"
+        yield Text(f"{plain}; rel: relative, which the verdict follows", "dim")
+    else:
+        yield Text(f"{plain}; rel: relative, promoted float64, which the verdict follows", "dim")
     if any(boundary.kind == "tap" for boundary in shown):
         yield Text("module:name is a value inside a module; its max and mean are from the promoted runs as well", "dim")
     for boundary in shown:
@@ -138,13 +152,44 @@ def _of_forward(report: Report) -> list[Boundary]:
     return [boundary for boundary in report.boundaries if boundary.stage == "forward"]
 
 
-def _ladder(report: Report) -> Iterator[Text]:
+def _ladder(report: Report, every: bool) -> Iterator[Text]:
     """The stages above the full forward: each way in which both models were run besides."""
-    rows = [boundary for boundary in report.boundaries if boundary.stage not in ("forward", "precision")]
+    ran = [stage for stage in report.stages if stage.verdict != "not_run" and stage.name not in ("weights", "forward")]
+    if not ran:
+        return
+    yield Text("\nOther ways to run it", "bold")
+    yield Text("max, mean, rel: promoted float64, against one full forward; in low precision, of two runs in it", "dim")
+    for stage in ran:
+        rows = [boundary for boundary in report.boundaries if boundary.stage == stage.name]
+        if stage.name not in _SUMMED_UP or every:
+            yield from map(_line, rows)
+            continue
+        yield from _summed_up(stage.name, [row for row in rows if row.verdict != "not_compared"])
+        yield from (_line(row) for row in rows if row.verdict == "diff" and not row.inherited)
+        yield from _uncompared([row for row in rows if row.verdict == "not_compared"])
+
+
+def _summed_up(stage: str, rows: Sequence[Boundary]) -> Iterator[Text]:
+    """Many boundaries in a line."""
+    if not rows:
+        return
+    wrong = sum(row.verdict == "diff" for row in rows)
+    bitwise = sum(row.verdict == "exact" for row in rows)
+    worst = max((row.ratio or 0.0 for row in rows), default=0.0)
+    text = f"{stage}: {len(rows)} boundaries, {bitwise} bit by bit"
+    if stage == "precision" and bitwise < len(rows):
+        text += f", the error of the others up to {worst:.2f} times the reference's"
+    if wrong:
+        text += f", {wrong} wrong"
+    mark, style = _MARK["diff" if wrong else "ok"]
+    yield Text.assemble((mark, style), f" {text}")
+
+
+def _uncompared(rows: Sequence[Boundary]) -> Iterator[Text]:
     if rows:
-        yield Text("\nOther ways to run it, against one full forward", "bold")
-        yield Text("max, mean, rel: promoted float64", "dim")
-        yield from map(_line, rows)
+        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        mark, style = _MARK["not_compared"]
+        yield Text.assemble((mark, style), (f" {rows[0].name}{more}: not compared, {rows[0].note}", "yellow"))
 
 
 def _matters(boundary: Boundary) -> bool:
@@ -164,6 +209,8 @@ def _line(boundary: Boundary) -> Text:
     if boundary.verdict == "not_compared":
         return line.append(f"{boundary.name}: not compared, {boundary.note or 'no value on one side'}", "yellow")
     figures = f"max={_figure(boundary.max_abs)}, mean={_figure(boundary.mean_abs)}, rel={_figure(boundary.relative)}"
+    if boundary.ratio:
+        figures += f", error {boundary.ratio:.2f} times the reference's"
     text = f"{boundary.name}: {figures}" + (", inherited" if boundary.inherited else "")
     line.append(text, "dim" if boundary.inherited else "")
     if boundary.verdict == "diff" and not boundary.inherited:
