@@ -67,11 +67,16 @@ def _lowered(pair: Pair, sides: stages.Sides, measured: stages.Forward, dtype: s
     for each in precisions.dtypes_of(pair, dtype):
         with tempfile.TemporaryDirectory(prefix="parity-") as directory:
             low = precisions.measure(pair, sides, measured, each, Path(directory))
-            found.append((low, _rounded(low, measured, sides)))
+            found.append((low, _rounded(low, sides)))
     seconds = time.perf_counter() - began
     places = [place for low, rounded in found for place in precision_findings.boundaries(sides, low, rounded)]
     told = [finding for low, rounded in found for finding in precision_findings.findings(low, rounded)]
     notes = [note for low, rounded in found for note in precision_findings.notes(low, rounded)]
+    raised = [low.raised for low, _ in found if low.raised is not None]
+    if raised:
+        return Climbed(
+            ("fail", f"in low precision, {raised[0].problem}", seconds), tuple(places), tuple(told), tuple(notes)
+        )
     if not places:
         return Climbed(("not_run", "no boundary of the full forward is right, so that none can be judged", 0.0))
     failed = bool(told) or any(place.verdict == "diff" for place in places)
@@ -79,9 +84,9 @@ def _lowered(pair: Pair, sides: stages.Sides, measured: stages.Forward, dtype: s
     return Climbed((verdict, "", seconds), tuple(places), tuple(told), tuple(notes))
 
 
-def _rounded(low: precisions.Lowered, measured: stages.Forward, sides: stages.Sides) -> tuple[rounding.Rounded, ...]:
+def _rounded(low: precisions.Lowered, sides: stages.Sides) -> tuple[rounding.Rounded, ...]:
     try:
-        return rounding.explained(low, measured, sides.reference.model)
+        return rounding.explained(low, sides.reference.model)
     except TooLarge:
         return ()
 

@@ -6,7 +6,7 @@ whose error is no larger than its reference's is right, however the two round.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from parity.compare import isolate as isolation
 from parity.compare.capture import LOGITS, Endpoint, Substitute, Trace, run, settled
+from parity.compare.choices import Recording, Replaying
 from parity.compare.lower import lower
 from parity.compare.measure import worst
 from parity.compare.stages import Forward, Sides
@@ -50,14 +51,20 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Lowered:
-    """Both models in low precision after a run each: the reference's free, the port's in isolation; and the truth."""
+    """Both models in low precision after a run each: the reference's free, the port's in isolation; and the truth.
+
+    measured: what the forward stage measured, of the boundaries that were compared. tied: how many tokens were left
+    out, because a choice made for them is a near tie.
+    """
 
     pair: Pair
+    measured: Forward
     reference: Trace
     port: Trace
     truth: Trace
     found: tuple[Accuracy, ...]
     raised: DoesNotFit | None = None
+    tied: int = 0
 
 
 @torch.no_grad()
@@ -73,30 +80,37 @@ def measure(pair: Pair, sides: Sides, measured: Forward, dtype: torch.dtype, dir
     """
     low = pairs.stored_in(pair, dtype, directory)
     lower(low, sides.loading)
-    handed = [wire for wire in measured.isolated.wires if wire.reference not in measured.isolated.elsewhere]
-    with precision(False):
+    recording = Recording(dtype)
+    with precision(False, recording):
         reference = settled(run(low.reference_model, lambda: oracle.execute(low.reference_model, low.program)))
     exact = references.build(pair.reference, True)
     exact.load_state_dict(low.reference_model.state_dict())
+    chooses = bool(recording.choices.indices)
+    steady = _steady(measured, sides, pair.input_ids.shape) if chooses else measured
+    handed = [wire for wire in steady.isolated.wires if wire.reference not in measured.isolated.elsewhere]
     given = {wire.reference for wire in handed}
-    with precision(True):
+    with precision(True, Replaying(recording.choices)):
         truth = settled(run(exact, lambda: oracle.execute(exact, low.program), _substitutes(given, reference)))
     model = low.port_model.model
     try:
         with precision(False):
             port = isolation.rerun(
-                measured.isolated, reference, model, lambda: running.execute(low.port, model, low.program)
+                steady.isolated, reference, model, lambda: running.execute(low.port, model, low.program)
             )
     except DoesNotFit as error:
-        return Lowered(low, reference, truth, truth, (), error)
+        return Lowered(low, steady, reference, truth, truth, (), error)
     right = {end for end, error in measured.isolated.errors.items() if error <= PROMOTED_NOISE}
     by_end = {end: wires for end, wires in by_endpoint(handed, "reference").items() if end in right}
-    found = [_accuracy(end, by_end[end], port, reference, truth) for end in sorted(by_end, key=reference.event)]
-    if LOGITS in right and (fitted := isolation.fitted(reference.logits, port.logits)) is not None:
+    tied = recording.choices.near_ties(*pair.input_ids.shape)
+    sift = _Sift(pair.input_ids.shape, tied)
+    found = [_accuracy(end, by_end[end], port, reference, truth, sift) for end in sorted(by_end, key=reference.event)]
+    fitted = isolation.fitted(reference.logits, port.logits)
+    if LOGITS in right and fitted is not None:
         expected = isolation.fitted(truth.logits, port.logits)
         assert expected is not None
-        found.append(_judged(LOGITS, "", [(port.logits, fitted, expected)]))
-    return Lowered(low, reference, port, truth, tuple(each for each in found if each is not None))
+        found.append(_judged(LOGITS, "", [sift.kept(port.logits, fitted, expected)]))
+    kept = tuple(each for each in found if each is not None)
+    return Lowered(low, steady, reference, port, truth, kept, None, 0 if tied is None else int(tied.sum()))
 
 
 def _substitutes(given: set[Endpoint], reference: Trace) -> Mapping[Endpoint, Substitute]:
@@ -115,17 +129,54 @@ def _substitutes(given: set[Endpoint], reference: Trace) -> Mapping[Endpoint, Su
     return {endpoint: substitute(endpoint) for endpoint in given}
 
 
-def _accuracy(endpoint: Endpoint, wires: list[Wire], port: Trace, reference: Trace, truth: Trace) -> Accuracy | None:
+def _steady(measured: Forward, sides: Sides, shape: torch.Size) -> Forward:
+    """What was measured, without boundaries of tokens that a choice picks: in low precision it may pick others."""
+    rows, tokens = shape
+
+    def of_tokens(value: tuple[Tensor, ...] | None) -> bool:
+        return bool(value and (rows * tokens in value[0].shape or tokens in value[0].shape[1:]))
+
+    kept = tuple(
+        wire
+        for wire in measured.isolated.wires
+        if of_tokens(sides.reference.trace.at(wire.reference)) and of_tokens(sides.port.trace.at(wire.port))
+    )
+    return replace(measured, isolated=replace(measured.isolated, wires=kept))
+
+
+@dataclass(frozen=True)
+class _Sift:
+    """Leaves out tokens for which a choice is a near tie: whichever way it goes, it is no fault."""
+
+    shape: torch.Size
+    tied: Tensor | None
+
+    def kept(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """The values at other tokens; all of them where nothing tells which token is which."""
+        if self.tied is None or not bool(self.tied.any()) or bool(self.tied.all()):
+            return values
+        rows, tokens = self.shape
+        for axis, size in enumerate(values[0].shape):
+            if size == rows * tokens:
+                return tuple(value.movedim(axis, 0)[~self.tied.flatten()] for value in values)
+            if size == tokens and axis > 0 and values[0].shape[0] == rows:
+                return tuple(value.movedim(axis, 1)[~self.tied] for value in values)
+        return values
+
+
+def _accuracy(
+    endpoint: Endpoint, wires: list[Wire], port: Trace, reference: Trace, truth: Trace, sift: _Sift
+) -> Accuracy | None:
     found = []
     for wire in wires:
         laid, exact = wire.compared(port, reference), wire.compared(port, truth)
         if laid is None or exact is None or not laid[0].is_floating_point():
             return None
-        found.append((*laid, exact[1]))
+        found.append(sift.kept(*laid, exact[1]))
     return _judged(endpoint, wires[0].port.module, found)
 
 
-def _judged(endpoint: Endpoint, module: str, found: list[tuple[Tensor, Tensor, Tensor]]) -> Accuracy:
+def _judged(endpoint: Endpoint, module: str, found: list[tuple[Tensor, ...]]) -> Accuracy:
     """One boundary of one or several tensors: port, reference, truth; the worst of them counts."""
     return Accuracy(
         endpoint,

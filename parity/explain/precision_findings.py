@@ -55,9 +55,12 @@ def _evidence(accuracy: Accuracy, dtype: str) -> str:
 def notes(low: Lowered, rounded: Sequence[Rounded]) -> tuple[str, ...]:
     """What is less accurate than the reference, and no fault."""
     whole = [each for each in rounded if each.whole]
-    if not whole:
-        return ()
     dtype = str(low.pair.dtype).removeprefix("torch.")
+    rows = low.pair.input_ids.numel()
+    ties = f"{low.tied} of {rows} tokens left out in {dtype}, for which a choice of experts is a near tie"
+    told = (ties,) if low.tied else ()
+    if not whole:
+        return told
     most = max(each.accuracy.ratio for each in whole)
     first = whole[0].accuracy.endpoint.module
     others = f" and {len(whole) - 1} more" if len(whole) > 1 else ""

@@ -68,7 +68,7 @@ def tapes(pair: Pair, sides: Sides, measured: Forward) -> Tapes:
 
 
 @torch.no_grad()
-def lowered(low: Lowered, measured: Forward) -> Tapes:
+def lowered(low: Lowered) -> Tapes:
     """Both models run once more in low precision, watched.
 
     Raises:
@@ -83,7 +83,7 @@ def lowered(low: Lowered, measured: Forward) -> Tapes:
         reference_tape = _ending(ours.tape(reference.logits).renumbered(renumbered(reference)))
     with precision(False, theirs.mode):
         forward = lambda: _returned(theirs, running.execute(pair.port, port_model, pair.program))  # noqa: E731
-        port = isolation.rerun(measured.isolated, low.reference, port_model, forward, theirs)
+        port = isolation.rerun(low.measured.isolated, low.reference, port_model, forward, theirs)
         port_tape = _ending(theirs.tape(port.logits))
     files = tuple(file for file in code_files(port_model) if not file.startswith("<"))
     folders = tuple(sorted({str(Path(file).parent) for file in files}))

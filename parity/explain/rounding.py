@@ -57,7 +57,7 @@ def doubtful(low: Lowered) -> list[Accuracy]:
 
 
 @torch.no_grad()
-def explained(low: Lowered, measured: Forward, exact: nn.Module) -> tuple[Rounded, ...]:
+def explained(low: Lowered, exact: nn.Module) -> tuple[Rounded, ...]:
     """What is known of each doubtful boundary; exact: the reference in promoted float64.
 
     Raises:
@@ -65,9 +65,9 @@ def explained(low: Lowered, measured: Forward, exact: nn.Module) -> tuple[Rounde
     """
     if not doubtful(low):
         return ()
-    tapes = lowered(low, measured)
+    tapes = lowered(low)
     context = Context.of(tapes.reference, low.pair.reference_model, low.pair.reference.settings)
-    desk = _Desk(tapes, low, measured, context, exact)
+    desk = _Desk(tapes, low, low.measured, context, exact)
     return tuple(desk.rounded(each) for each in doubtful(low))
 
 
