@@ -39,6 +39,15 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+class RunDtype(StrEnum):
+    """Of a check."""
+
+    float64 = "float64"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
 class Format(StrEnum):
     """How a report is written."""
 
@@ -66,11 +75,13 @@ _SETTINGS: dict[str, tuple[type, str]] = {
     "seed": (int, "seed"),
     "dtype": (str, "dtype"),
     "stage": (list, "stage"),
+    "gradient": (bool, "gradient"),
     "format": (str, "form"),
     "all": (bool, "every"),
 }
 
 _AUDIT_SETTINGS = ("config", "reference", "seed", "format")  # always on the small config, unless told otherwise
+_GENERATE_SETTINGS = ("dtype", "format")
 
 
 @app.callback()
@@ -88,6 +99,7 @@ def _parity(
         "check": {_SETTINGS[name][1]: value for name, value in settings.items()},
         "source": {name: settings[name] for name in ("config", "reference") if name in settings},
         "audit": {_SETTINGS[name][1]: settings[name] for name in _AUDIT_SETTINGS if name in settings},
+        "generate": {_SETTINGS[name][1]: settings[name] for name in _GENERATE_SETTINGS if name in settings},
     }
 
 
@@ -106,12 +118,32 @@ def check(
     ] = False,
     seed: _Seed = 0,
     dtype: Annotated[
-        Dtype, typer.Option(envvar="PARITY_DTYPE", help="Of the weights, and of the runs max and mean are taken from.")
-    ] = Dtype.float32,
+        RunDtype | None,
+        typer.Option(
+            envvar="PARITY_DTYPE",
+            help="Of the weights, and of the runs max and mean are taken from: float32 unless given. "
+            "With --pretrained, that of the runs: float64 unless given.",
+        ),
+    ] = None,
     stage: Annotated[
         list[str] | None,
         typer.Option(envvar="PARITY_STAGE", help="Run this stage only (repeatable).", metavar="NAME"),
     ] = None,
+    gradient: Annotated[
+        bool, typer.Option("--gradient/--no-gradient", envvar="PARITY_GRADIENT", help="Compare gradients as well.")
+    ] = False,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(envvar="PARITY_PRETRAINED", help="Compare on these weights.", metavar="DIR_OR_HUB_ID"),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    max_blocks: Annotated[int | None, typer.Option(help="Compare the first N blocks.", metavar="N")] = None,
+    device: Annotated[str, typer.Option(envvar="PARITY_DEVICE", help="cpu, cuda or mps.")] = "cpu",
+    prompt: Annotated[str | None, typer.Option(help="Text to run on.", metavar="TEXT")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="Token ids in place of text.", metavar="FILE")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
+    ] = False,
     form: _Form = Format.text,
     output: _Output = None,
     every: Annotated[bool, typer.Option("--all/--no-all", envvar="PARITY_ALL", help="Show every boundary.")] = False,
@@ -119,7 +151,7 @@ def check(
     """Compare a port with its reference, boundary by boundary."""
     if output is not None:
         console.writable(output)
-    with console.spinner() as progress:
+    with console.blocks() if pretrained else console.phrases() as (progress, step):
         progress("importing torch and transformers")
         from parity.pipeline import check as run
 
@@ -129,9 +161,18 @@ def check(
             reference=reference,
             small_config=small_config,
             seed=seed,
-            dtype=dtype.value,
+            dtype=dtype.value if dtype else None,
             stage=stage or (),
+            gradient=gradient,
+            pretrained=pretrained,
+            revision=revision,
+            max_blocks=max_blocks,
+            device=device,
+            prompt=prompt,
+            tokens=tokens,
+            trust_remote_code=trust_remote_code,
             progress=progress,
+            step=step,
         )
     _write(report, form, output, every)
     raise typer.Exit(report.exit_code)
@@ -183,6 +224,75 @@ def source(
 
         listing = run(port, module, config=config, reference=reference, progress=progress)
     console.show(render(listing), None)
+
+
+@app.command()
+def generate(
+    port: Annotated[
+        str | None, typer.Argument(help="As for check; by default the port of the checkpoint that comes with Parity.")
+    ] = None,
+    compare_hf: Annotated[
+        bool, typer.Option("--compare-hf/--no-compare-hf", help="Compare with the reference, token by token.")
+    ] = False,
+    pretrained: Annotated[
+        str | None, typer.Option(envvar="PARITY_PRETRAINED", help="Weights to use.", metavar="DIR_OR_HUB_ID")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Text to continue (repeatable: a batch).", metavar="TEXT")
+    ] = None,
+    tokens: Annotated[Path | None, typer.Option(help="Token ids in place of text.", metavar="FILE")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put prompts as a user's turn in the chat template.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="The most to generate per prompt.", metavar="N")] = 64,
+    dtype: Annotated[Dtype, typer.Option(envvar="PARITY_DTYPE", help="That both models run in.")] = Dtype.float32,
+    device: Annotated[str, typer.Option(envvar="PARITY_DEVICE", help="cpu, cuda or mps.")] = "cpu",
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Decode with a cache, on both sides.")] = True,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
+    ] = False,
+    form: _Form = Format.text,
+    output: _Output = None,
+    do_sample: Annotated[bool, typer.Option("--do-sample", hidden=True)] = False,
+    temperature: Annotated[float | None, typer.Option(hidden=True)] = None,
+    top_k: Annotated[int | None, typer.Option(hidden=True)] = None,
+    top_p: Annotated[float | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Generate greedy text with a port, and compare it with the reference's, token by token."""
+    sampling = {"--do-sample": do_sample or None, "--temperature": temperature, "--top-k": top_k, "--top-p": top_p}
+    refused = [name for name, value in sampling.items() if value is not None]
+    if refused:
+        raise ParityError(
+            f"{refused[0]}: greedy text can be compared token by token, sampled text cannot",
+            f"Leave {' and '.join(refused)} out.",
+        )
+    if output is not None:
+        console.writable(output)
+    with console.watching(form is Format.text and output is None) as watcher:
+        watcher.progress("importing torch and transformers")
+        from parity.generation import generate as run
+
+        found = run(
+            port,
+            compare_hf=compare_hf,
+            pretrained=pretrained,
+            revision=revision,
+            prompt=prompt or (),
+            tokens=tokens,
+            chat=chat,
+            max_new_tokens=max_new_tokens,
+            dtype=dtype.value,
+            device=device,
+            cache=cache,
+            trust_remote_code=trust_remote_code,
+            watcher=watcher,
+        )
+    from parity.report import generation_json, generation_text
+
+    if form is Format.json:
+        console.put(generation_json.render(found), output)
+    else:
+        console.show(generation_text.render(found, None if output else console.columns()), output)
+    raise typer.Exit(found.exit_code)
 
 
 def _write(report: "Report", form: Format, output: Path | None, every: bool) -> None:

@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,8 @@ from parity.errors import ParityError
 
 if TYPE_CHECKING:
     from rich.text import Text
+
+    from parity.generation_records import Watcher
 
 
 def columns() -> int | None:
@@ -79,3 +82,70 @@ def spinner() -> Iterator[Callable[[str], None]]:
 
     with Console(stderr=True).status("starting") as status:
         yield lambda step: status.update(step)
+
+
+@contextmanager
+def watching(streamed: bool) -> "Iterator[Watcher]":
+    """Somebody to tell of a generation: text on the terminal as it comes if `streamed`, else the spinner on stderr."""
+    if streamed and sys.stdout.isatty():
+        from parity.report.generation_live import Screen
+
+        with Screen() as screen:
+            yield screen
+        return
+    from parity.generation_records import Phrases
+
+    with spinner() as progress:
+        yield Phrases(progress)
+
+
+_Say = Callable[[str], object]
+_Step = Callable[[int, int, str], object]
+_EVERY = 30.0  # seconds between lines where progress cannot be drawn
+
+
+@contextmanager
+def phrases() -> Iterator[tuple[_Say, _Step]]:
+    """The spinner for what goes through no blocks."""
+    with spinner() as progress:
+        yield progress, lambda *_: None
+
+
+@contextmanager
+def blocks() -> Iterator[tuple[_Say, _Step]]:
+    """What to tell the present step, and the blocks done, of how many, and words about them: a bar on stderr.
+
+    Off a terminal there is a line now and then instead.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _: None, _lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("blocks"),
+        TimeRemainingColumn(), TextColumn("{task.fields[worst]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("starting", total=None, worst="")
+
+        def step(done: int, total: int, worst: str) -> None:
+            progress.update(task, completed=done, total=total, worst=worst, description="comparing")
+
+        yield lambda phrase: progress.update(task, description=phrase), step
+
+
+def _lines() -> _Step:
+    """A line for a long run's log."""
+    began = told = time.monotonic()
+
+    def step(done: int, total: int, worst: str) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= _EVERY and done:
+            told = now
+            left = (now - began) / done * (total - done)
+            sys.stderr.write(f"parity: {done} of {total} blocks, about {left:.0f} s left; {worst}\n")
+
+    return step

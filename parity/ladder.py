@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from parity.compare import gradients, rungs, stages
 from parity.compare import precision as precisions
 from parity.compare.boundaries import UNSTABLE
@@ -13,9 +15,11 @@ from parity.compare.capture import LOGITS
 from parity.explain import gradient_findings, precision_findings, rounding, stateful
 from parity.explain.trace import TooLarge
 from parity.pair.pair import Pair
+from parity.pair.port import DoesNotFit
 from parity.records import PROMOTED_NOISE, Boundary, Finding, StageVerdict
 
 Progress = Callable[[str], object]
+_BELOW = ("weights", "forward")
 Outcome = tuple[StageVerdict, str, float]
 
 
@@ -43,6 +47,8 @@ def climb(
         progress: called with a phrase whenever something that takes time begins.
     """
     found: dict[str, Climbed] = {}
+    if measured.shape:
+        return {name: Climbed(("not_run", measured.shape, 0.0)) for name in wanted if name not in _BELOW}
     if "precision" in wanted:
         progress("comparing in low precision")
         found["precision"] = _lowered(pair, sides, measured, dtype)
@@ -66,22 +72,27 @@ def _lowered(pair: Pair, sides: stages.Sides, measured: stages.Forward, dtype: s
     found = []
     for each in precisions.dtypes_of(pair, dtype):
         with tempfile.TemporaryDirectory(prefix="parity-") as directory:
-            low = precisions.measure(pair, sides, measured, each, Path(directory))
+            try:
+                low = precisions.measure(pair, sides, measured, each, Path(directory))
+            except DoesNotFit as error:  # its loader, say, knows no such dtype
+                return Climbed(("not_run", f"the port does not load in {_name(each)}: {error.problem}", 0.0))
             found.append((low, _rounded(low, sides)))
     seconds = time.perf_counter() - began
     places = [place for low, rounded in found for place in precision_findings.boundaries(sides, low, rounded)]
     told = [finding for low, rounded in found for finding in precision_findings.findings(low, rounded)]
     notes = [note for low, rounded in found for note in precision_findings.notes(low, rounded)]
-    raised = [low.raised for low, _ in found if low.raised is not None]
-    if raised:
-        return Climbed(
-            ("fail", f"in low precision, {raised[0].problem}", seconds), tuple(places), tuple(told), tuple(notes)
-        )
+    raised = next((low.raised for low, _ in found if low.raised is not None), None)
+    if raised is not None:
+        return Climbed(("not_run", f"the port does not run in {_name(low.pair.dtype)}: {raised.problem}", 0.0))
     if not places:
         return Climbed(("not_run", "no boundary of the full forward is right, so that none can be judged", 0.0))
     failed = bool(told) or any(place.verdict == "diff" for place in places)
     verdict: StageVerdict = "fail" if failed else "pass"
     return Climbed((verdict, "", seconds), tuple(places), tuple(told), tuple(notes))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _rounded(low: precisions.Lowered, sides: stages.Sides) -> tuple[rounding.Rounded, ...]:

@@ -1,5 +1,6 @@
 """What all tests share: paths, and ports written to a temporary file."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -34,3 +35,12 @@ def broken_port(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a small Gemma 3 with random weights, and a tokenizer; not to be written to."""
+    from fixtures.checkpoints.small import write
+
+    config = json.loads((ROOT / "fixtures" / "configs" / "gemma-3-270m.json").read_text())
+    return write(tmp_path_factory.mktemp("checkpoint"), config)

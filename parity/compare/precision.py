@@ -108,7 +108,10 @@ def measure(pair: Pair, sides: Sides, measured: Forward, dtype: torch.dtype, dir
     if LOGITS in right and fitted is not None:
         expected = isolation.fitted(truth.logits, port.logits)
         assert expected is not None
-        found.append(_judged(LOGITS, "", [sift.kept(port.logits, fitted, expected)]))
+        logits = (port.logits.double(), fitted.double(), expected)
+        centred = tuple(each - each.mean(-1, keepdim=True) for each in logits)  # a constant per token says nothing
+        plain, shifted = (_judged(LOGITS, "", [sift.kept(*values)], dtype) for values in (logits, centred))
+        found.append(plain if plain.ratio <= shifted.ratio else shifted)
     kept = tuple(each for each in found if each is not None)
     return Lowered(low, steady, reference, port, truth, kept, None, 0 if tied is None else int(tied.sum()))
 
@@ -176,13 +179,15 @@ def _accuracy(
     return _judged(endpoint, wires[0].port.module, found)
 
 
-def _judged(endpoint: Endpoint, module: str, found: list[tuple[Tensor, ...]]) -> Accuracy:
+def _judged(
+    endpoint: Endpoint, module: str, found: list[tuple[Tensor, ...]], dtype: torch.dtype | None = None
+) -> Accuracy:
     """One boundary of one or several tensors: port, reference, truth; the worst of them counts."""
     return Accuracy(
         endpoint,
         module,
         apart=max(_apart(port, reference, truth) for port, reference, truth in found),
-        ratio=max(_ratio(port, reference, truth) for port, reference, truth in found),
+        ratio=max(_ratio(port, reference, truth, dtype or reference.dtype) for port, reference, truth in found),
         bias=max((_bias(port, reference, truth) for port, reference, truth in found), key=abs),
         max_abs=max(worst(port, reference)[0] for port, reference, _ in found),
         mean_abs=max(worst(port, reference)[1] for port, reference, _ in found),
@@ -193,10 +198,10 @@ def _apart(port: Tensor, reference: Tensor, truth: Tensor) -> float:
     return 0.0 if torch.equal(port.double(), reference.double()) else _distance(port, reference) / _size(truth)
 
 
-def _ratio(port: Tensor, reference: Tensor, truth: Tensor) -> float:
+def _ratio(port: Tensor, reference: Tensor, truth: Tensor, dtype: torch.dtype) -> float:
     if torch.equal(port.double(), reference.double()):
         return 0.0
-    return _distance(port, truth) / max(_distance(reference, truth), _least(reference.dtype) * _size(truth))
+    return _distance(port, truth) / max(_distance(reference, truth), _least(dtype) * _size(truth))
 
 
 def _bias(port: Tensor, reference: Tensor, truth: Tensor) -> float:

@@ -29,6 +29,12 @@ class Wire:
     reference_features: Tensor | None = None
     port_features: Tensor | None = None
 
+    @property
+    def counts_features(self) -> bool:
+        """Whether it says which feature stands where, which holds for one width alone."""
+        features = self.reference_features is not None or self.port_features is not None
+        return features or self.layout.order is not None
+
     def compared(self, port: Trace, reference: Trace) -> tuple[Tensor, Tensor] | None:
         """The port's and the reference's values, laid over each other; None if either call did not happen or fit."""
         ours, theirs = reference.at(self.reference), port.at(self.port)

@@ -11,12 +11,14 @@ import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from traceback import extract_tb
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from parity.errors import ParityError
 from parity.explain.match import Index, Relation, is_layout
 from parity.explain.play import backward, uses
-from parity.explain.record import Tapes
+from parity.explain.record import Tapes, code_files
 from parity.explain.trace import Frame, Ref, Step, Tape
 from parity.records import Source
 
@@ -197,6 +199,14 @@ def source_at(file: str, line: int) -> Source | None:
     """A line of a file, the file named as briefly as it can be found by; None if it cannot be read."""
     text = linecache.getline(file, line).strip()
     return Source(shown(file), line, text) if text else None
+
+
+def raised_at(model: nn.Module, error: ParityError) -> Source | None:
+    """The innermost line of a model's own code from which an error came."""
+    cause = error.__cause__
+    files = set(code_files(model))
+    frames = [frame for frame in extract_tb(cause.__traceback__) if frame.filename in files] if cause else []
+    return source_at(frames[-1].filename, frames[-1].lineno or 0) if frames else None
 
 
 def shown(file: str) -> str:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from traceback import extract_tb
 
 import torch
 
@@ -15,7 +14,7 @@ from parity.compare.stages import Forward, Sides
 from parity.explain.astray import Astray, Executed
 from parity.explain.cells import cells_of
 from parity.explain.hypotheses import Verdict, explained
-from parity.explain.locate import Code, source_at
+from parity.explain.locate import Code, raised_at, source_at
 from parity.explain.provenance import Use, number_at, origin
 from parity.explain.record import code_files, executed
 from parity.explain.trace import Ref, Step, TooLarge
@@ -93,16 +92,14 @@ def _raised(sides: Sides, stage: str, outcome: Outcome) -> Finding:
     """A call that ends in an exception of the port's."""
     assert outcome.raised is not None
     cause = outcome.raised.__cause__
-    files = set(code_files(sides.port.model))
-    frames = [frame for frame in extract_tb(cause.__traceback__) if frame.filename in files] if cause else []
     what = "decoding" if stage == "cache" else "running rows padded on the left"
     return Finding(
         stage=stage,
         cause="unknown",
-        title=f"{what} raises {type(cause).__name__}",
+        title=f"{what} raises {type(cause).__name__}" if cause else f"{what} gives logits of another shape",
         reference_module=_base(sides),
         port_module="",
-        port_source=source_at(frames[-1].filename, frames[-1].lineno or 0) if frames else None,
+        port_source=raised_at(sides.port.model, outcome.raised),
         evidence=(f"{outcome.program.name}: {outcome.raised.problem}",),
     )
 

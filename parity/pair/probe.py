@@ -31,10 +31,11 @@ def make(settings: Mapping[str, Any], reach: int, seed: int) -> Probe:
     rows = max(1, min(_ROWS, _MOST_LOGITS // (vocabulary * reach)))
     length = min(reach, max(1, _MOST_LOGITS // (vocabulary * rows)))
     generator = torch.Generator().manual_seed(seed)
-    return Probe(torch.randint(0, vocabulary, (rows, length), generator=generator), tuple(_unreached(settings, length)))
+    return Probe(torch.randint(0, vocabulary, (rows, length), generator=generator), tuple(unreached(settings, length)))
 
 
-def _unreached(settings: Mapping[str, Any], length: int) -> list[str]:
+def unreached(settings: Mapping[str, Any], length: int) -> list[str]:
+    """What a probe of this length cannot reach."""
     window = settings.get("sliding_window")
     kinds = settings.get("layer_types") or ["sliding_attention"]
     if not isinstance(window, int) or settings.get("use_sliding_window") is False or "sliding_attention" not in kinds:

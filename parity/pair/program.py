@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from parity.errors import ParityError
+
 MaskStyle = Literal["call", "total"]
 
 
@@ -51,6 +53,11 @@ class Program:
     def joined(self, logits: Sequence[Tensor]) -> Tensor:
         """What the calls gave, `[B, t, V]` each, as one: `[B, T, V]`, or `[B, calls, V]` of the last tokens alone."""
         whole = [each[:, None] if each.ndim == 2 else each for each in logits]
+        lengths = [1 if self.last else turn.input_ids.shape[1] for turn in self.turns]
+        given = [1 if self.last else each.shape[1] for each in whole if each.ndim == 3]
+        if given != lengths or len({(each.shape[0], each.shape[2]) for each in whole}) > 1:
+            shapes = ", ".join(str(list(each.shape)) for each in logits[:3])
+            raise ParityError(f"the logits of {self.name} have shapes {shapes}", "Return [B, T, V] from every call.")
         return torch.cat([each[:, -1:] for each in whole] if self.last else whole, dim=1)
 
     @property

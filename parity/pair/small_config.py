@@ -58,7 +58,9 @@ def context_length(settings: Mapping[str, Any], unbounded: int) -> int:
     return min((settings[name] for name in _POSITIONS if isinstance(settings.get(name), int)), default=unbounded)
 
 
-def shrink(config: Mapping[str, Any], settings: Mapping[str, Any], adversarial: bool = True) -> SmallConfig:
+def shrink(
+    config: Mapping[str, Any], settings: Mapping[str, Any], adversarial: bool = True, deep: bool = False
+) -> SmallConfig:
     """Derive the small config.
 
     Args:
@@ -66,9 +68,10 @@ def shrink(config: Mapping[str, Any], settings: Mapping[str, Any], adversarial: 
         settings: every field of the reference's config class with its value for `config`.
         adversarial: also break equalities that the real config has and its class does not demand (heads * head_dim =
             hidden_size, a single kv head). A port that relies on them cannot be built on such a config.
+        deep: keep all layers, for a fault of one of them.
     """
     known = {**settings, **{name: value for name, value in config.items() if name not in settings}}
-    if _is_small(known):
+    if _is_small(known, deep):
         return SmallConfig(config, probe_length(known))
     small: dict[str, Any] = {}
     for name, width in _WIDTHS.items():
@@ -76,7 +79,7 @@ def shrink(config: Mapping[str, Any], settings: Mapping[str, Any], adversarial: 
             small[name] = width
     small |= _heads(known, adversarial)
     small |= _experts(known)
-    small |= _layers(known)
+    small |= {} if deep else _layers(known)
     small |= _positions(known)
     small |= _token_ids(known)
     small |= _related(known, small, adversarial)
@@ -85,10 +88,10 @@ def shrink(config: Mapping[str, Any], settings: Mapping[str, Any], adversarial: 
     return SmallConfig(result, probe_length({**known, **small}))
 
 
-def _is_small(known: Mapping[str, Any]) -> bool:
+def _is_small(known: Mapping[str, Any], deep: bool) -> bool:
     """A config that somebody has shrunk already is left as they made it."""
     hidden, layers = _first(("hidden_size", "n_embd"), known), _first(_LAYERS, known)
-    return hidden is not None and known[hidden] <= 64 and layers is not None and known[layers] <= 8
+    return hidden is not None and known[hidden] <= 64 and layers is not None and (deep or known[layers] <= 8)
 
 
 def _must_be_given(value: Any, default: Any) -> bool:

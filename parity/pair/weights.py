@@ -24,7 +24,8 @@ class Tensors(Mapping[str, Tensor]):
     """A checkpoint's tensors by name, read on demand from memory-mapped safetensors; every read is a fresh tensor.
 
     With `promoted`, floating tensors come as float64, so that whatever a loader computes from them keeps its digits.
-    `asked` is told of every name that a loader asks for.
+    `asked` is told of every name that a loader asks for. `names` are those that it is offered, and what the files call
+    them; by default all, as they are.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Tensors(Mapping[str, Tensor]):
         promoted: bool,
         perturbed: frozenset[str] = frozenset(),
         asked: Callable[[str], None] | None = None,
+        names: Mapping[str, str] | None = None,
     ):
         self._asked = asked
         self._promoted = promoted
@@ -41,16 +43,18 @@ class Tensors(Mapping[str, Tensor]):
         for path in sorted(directory.glob("*.safetensors")):
             file = safe_open(path, framework="pt")
             self._files.update(dict.fromkeys(file.keys(), file))
+        self._names = {name: name for name in self._files} if names is None else dict(names)
         self.read: set[str] = set()
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self._files:
+        if name not in self._names:
             raise MissingTensor(name)
         self.read.add(name)
         if self._asked is not None:
             self._asked(name)
         with torch._C.DisableTorchFunction():  # reading bytes is not a cast to promote
-            tensor: Tensor = self._files[name].get_tensor(name)
+            stored = self._names[name]
+            tensor: Tensor = self._files[stored].get_tensor(stored)
         if not tensor.is_floating_point():
             return tensor
         if self._promoted:
@@ -58,13 +62,13 @@ class Tensors(Mapping[str, Tensor]):
         return tensor * 1.5 + 0.25 if name in self._perturbed else tensor
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._files))
+        return iter(sorted(self._names))
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._names)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._files
+        return name in self._names
 
 
 @torch.no_grad()

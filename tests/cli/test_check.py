@@ -30,7 +30,9 @@ def test_pass_in_text(run: Run) -> None:
     assert "[OK]   model.layers.0: max=" in out
     assert "[OK]   logits: max=" in out
     assert "model.layers.0.mlp.gate_proj" not in out
-    assert "stages precision, cache, batch" in out
+    assert "[OK]   precision: " in out
+    assert "[OK]   cache: prefill 4, then one token at a time: max=" in out
+    assert "stage gradient: on request: --gradient" in out
     assert err == ""
     assert "\x1b[" not in out
 
@@ -38,8 +40,10 @@ def test_pass_in_text(run: Run) -> None:
 def test_all_shows_every_boundary(run: Run) -> None:
     """Each boundary has a line of its own, in the order data flows."""
     _, out, _ = run("check", "gemma3", "--small-config", "--all")
-    lines = [line for line in out.splitlines() if line.startswith("[OK]")]
+    forward, others = out.split("\nOther ways to run it\n")
+    lines = [line for line in forward.splitlines() if line.startswith("[OK]")]
     assert len(lines) == 215
+    assert sum(line.startswith("[OK]   bfloat16: ") for line in others.splitlines()) == 214
     order = [line.split(": ")[0].removeprefix("[OK]   ") for line in lines]
     flow = ["model.embed_tokens", "model.layers.0.input_layernorm", "model.layers.0.self_attn.q_proj", "model.layers.0"]
     assert [order.index(name) for name in flow] == sorted(order.index(name) for name in flow)
@@ -70,7 +74,9 @@ def test_json_validates(port: str, run: Run, root: Path, schema: dict[str, objec
     jsonschema.validate(document, schema)
     assert document["verdict"] == ("pass" if code == 0 else "fail")
     assert document["versions"]["parity"] == __version__
-    assert {stage["name"]: stage["verdict"] for stage in document["stages"]}["cache"] == "not_run"
+    verdicts = {stage["name"]: stage["verdict"] for stage in document["stages"]}
+    assert verdicts["gradient"] == "not_run"
+    assert verdicts["precision"] == verdicts["cache"] == verdicts["batch"] == "pass"
 
 
 def test_json_of_a_pass_is_complete(run: Run) -> None:
@@ -78,7 +84,8 @@ def test_json_of_a_pass_is_complete(run: Run) -> None:
     _, out, _ = run("check", "gemma3", "--small-config", "--format", "json")
     document = json.loads(out)
     assert document["unmatched"] == {"reference": [], "port": [], "tensors": []}
-    assert len(document["boundaries"]) == 215
+    assert sum(boundary["stage"] == "forward" for boundary in document["boundaries"]) == 215
+    assert {boundary["stage"] for boundary in document["boundaries"]} == {"forward", "precision", "cache", "batch"}
     for boundary in document["boundaries"]:
         assert boundary["verdict"] in ("exact", "ok")
         assert boundary["relative"] < 1e-12
@@ -130,14 +137,20 @@ def test_one_stage_alone(run: Run) -> None:
     code, out, _ = run("check", "gemma3", "--small-config", "--stage", "weights")
     assert code == 0
     assert "nothing wrong in weights" in out
-    assert "forward: not asked for" in out
+    assert "stages forward, precision, cache, batch: not asked for" in out
 
 
-def test_asking_for_what_cannot_run_is_no_pass(run: Run) -> None:
-    """A stage that this version lacks leaves the verdict incomplete."""
-    code, out, _ = run("check", "gemma3", "--small-config", "--stage", "forward", "--stage", "cache")
+def test_asking_for_what_cannot_run_is_no_pass(run: Run, root: Path, tmp_path: Path) -> None:
+    """A stage that the port lacks leaves the verdict incomplete, if it was asked for by name."""
+    port = tmp_path / "port.py"
+    text = (root / "models/gemma3.py").read_text()
+    port.write_text(text.replace("def new_cache(", "def other_cache("))
+    code, out, _ = run("check", port, "--small-config", "--stage", "forward", "--stage", "cache")
     assert code == 2
     assert out.startswith("INCOMPLETE")
+    code, out, _ = run("check", port, "--small-config")
+    assert code == 0
+    assert "stage cache: the port cannot decode: there is no `new_cache`" in out
 
 
 def test_flag_over_environment_over_project(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,10 @@ def test_a_port_that_does_not_run_in_it(run: Run, tmp_path: Path, root: Path) ->
     right = "weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)"
     assert text.count(right) == 1
     port.write_text(text.replace(right, right.removesuffix(".to(q.dtype)")))
-    assert run("check", port, "--small-config")[0] == 0
+    assert run("check", port, "--small-config", "--stage", "forward")[0] == 0
+    code, out, _ = run("check", port, "--small-config")
+    assert code == 0
+    assert "stage precision: the port does not run in bfloat16" in out
     code, out, err = run("check", port, "--small-config", "--dtype", "bfloat16")
     assert (code, out) == (2, "")
     assert "forward raised RuntimeError" in err

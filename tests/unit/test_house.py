@@ -39,7 +39,7 @@ def test_ports_stand_alone(path: Path) -> None:
     assert top(imports(path)) <= {"torch", *sys.stdlib_module_names}
 
 
-@pytest.mark.parametrize("name", ["records", "errors", "names", "settings"])
+@pytest.mark.parametrize("name", ["records", "generation_records", "errors", "names", "settings"])
 def test_foundations_need_nothing(name: str) -> None:
     """The standard library, and each other."""
     assert top(imports(ROOT / "parity" / f"{name}.py")) <= {"parity", *sys.stdlib_module_names}
