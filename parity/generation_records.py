@@ -142,6 +142,11 @@ class Row:
         first = self.first_difference is not None and self.first_difference.verdict == "fault"
         return first or bool(self.teacher_forced and self.teacher_forced.faults)
 
+    @property
+    def off(self) -> bool:
+        """Whether the logits are further apart than rounding explains, whatever tokens come of them."""
+        return self.teacher_forced is not None and self.teacher_forced.beyond is not None
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -181,10 +186,10 @@ class Generation:
 
     @property
     def verdict(self) -> Literal["pass", "fail"] | None:
-        """`fail` for another text, other tokens of the prompt, or other choices along the reference's text that
+        """`fail` for another text, other tokens of the prompt, or choices or logits along the reference's text that
         rounding does not explain; None if all is well and nothing was compared.
         """
-        if any(finding.fault for finding in self.findings) or any(row.fault for row in self.rows):
+        if any(finding.fault for finding in self.findings) or any(row.fault or row.off for row in self.rows):
             return "fail"
         return "pass" if self.compared else None
 

@@ -239,7 +239,8 @@ def _compare(setup: _Setup, sides: tuple[Streamed, Streamed], made: _Progressed,
     if setup.plan is None:
         with told_when_full("while the models were run whole", device):
             wires = setup.small.measured.wires if setup.small else ()
-            places, broken = whole(sides, (ours, theirs), wires, input_ids, lifter, wanted.promoted)
+            elsewhere = setup.small.measured.isolated.elsewhere if setup.small else frozenset()
+            places, broken = whole(sides, (ours, theirs), wires, elsewhere, input_ids, lifter, wanted.promoted)
         made.places += [(place, None) for place in places]
         made.not_finite += broken
         return

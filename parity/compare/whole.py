@@ -6,7 +6,7 @@ from functools import partial
 from torch import Tensor
 
 from parity.compare.boxes import box
-from parity.compare.capture import run, settled
+from parity.compare.capture import Endpoint, run, settled
 from parity.compare.places import Place, ended, places_of
 from parity.compare.registers import register
 from parity.compare.wires import Wire
@@ -19,6 +19,7 @@ def whole(
     sides: tuple[Streamed, Streamed],
     forwards: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]],
     wires: Sequence[Wire],
+    elsewhere: frozenset[Endpoint],
     input_ids: Tensor,
     lifter: Lifter,
     promoted: bool,
@@ -47,7 +48,7 @@ def whole(
         broken += [*lifter.not_finite, *stored.not_finite]
     ours, theirs = settled(traces[0]), traces[1]
     found = ended(plain, theirs, ours)
-    return places_of(plain, frozenset(), ours, found, found), tuple(dict.fromkeys(broken))
+    return places_of(plain, elsewhere, ours, found, found), tuple(dict.fromkeys(broken))
 
 
 def _around(name: str, names: set[str]) -> bool:

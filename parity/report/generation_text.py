@@ -92,8 +92,7 @@ def _summary(generation: Generation) -> str:
         index = row.teacher_forced.faults[0].index
         return f"another choice at new token {index + 1}{place}, along the reference's text"
     ties = sum(len(row.teacher_forced.differences) for row in rows if row.teacher_forced)
-    off = any(row.teacher_forced.beyond is not None for row in rows if row.teacher_forced)
-    but = ", but logits further apart than rounding explains" if off else ""
+    but = ", but logits further apart than rounding explains" if any(row.off for row in rows) else ""
     if any(row.first_difference for row in rows):
         return f"the same text but for near-ties, {ties} in {count} new tokens{many}{but}"
     return f"the same {count} new tokens{many}{but}"
@@ -119,12 +118,24 @@ def _look_first(generation: Generation) -> Iterator[Text]:
         yield from (Text.assemble("       ", (f"{label:<{_LABEL}}", "dim"), value) for label, value in rows)
 
 
+def _apart(generation: Generation, row: Row, place: str) -> tuple[str, Iterable[tuple[str, str]]]:
+    """The same text, of logits that are not the same."""
+    forced = row.teacher_forced
+    assert forced is not None
+    assert forced.beyond is not None
+    title = f"from new token {forced.beyond + 1}{place} on, logits differ by more than rounding explains"
+    figures = f"{forced.largest:.2g} at most, rounding alone {forced.rounding:.2g}"
+    return title, [("apart", figures), ("next", f"parity check {generation.port} --pretrained {generation.checkpoint}")]
+
+
 def _faults(generation: Generation) -> Iterator[tuple[str, Iterable[tuple[str, str]]]]:
     for finding in generation.findings:
         if finding.fault:
             yield finding.title, [("cause", finding.cause)]
     for number, row in enumerate(generation.rows, 1):
         if not row.fault:
+            if row.off:
+                yield _apart(generation, row, f" of prompt {number}" if len(generation.rows) > 1 else "")
             continue
         first, forced = row.first_difference, row.teacher_forced
         fault = first if first is not None and first.verdict == "fault" else forced.faults[0] if forced else None

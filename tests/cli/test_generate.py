@@ -211,12 +211,14 @@ def test_a_near_tie_is_said_plainly(
 def test_the_same_text_from_other_logits_is_not_kept_quiet(
     run: Run, document: Callable[..., dict[str, Any]], broken_port: Port, small_checkpoint: Path
 ) -> None:
-    """The text is the same, so it passes; that something is wrong is in the first line."""
+    """The text is the same, and something is wrong all the same: a fault, in the first line."""
     port = broken_port((LOGITS, f"        logits = logits * 1.001\n{LOGITS}"))
     made = document(port, *COMPARED, "--prompt", "What")
-    assert made["verdict"] == "pass"
+    assert made["verdict"] == "fail"
     assert made["rows"][0]["teacher_forced"]["beyond_rounding"] == 0
-    _, out, _ = run("generate", port, "--pretrained", small_checkpoint, *COMPARED, "--prompt", "What")
+    code, out, _ = run("generate", port, "--pretrained", small_checkpoint, *COMPARED, "--prompt", "What")
+    assert code == 1
+    assert "from new token 1 on, logits differ by more than rounding explains" in out
     assert "but logits further apart than rounding explains" in out.splitlines()[0]
     shifted = broken_port((LOGITS, f"        logits = logits + 3\n{LOGITS}"))  # which no softmax sees
     along = document(shifted, *COMPARED, "--prompt", "What")["rows"][0]["teacher_forced"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,39 @@ def test_other_ways_to_write_it_pass(run: Run, root: Path, gemma: Path, port: st
     assert ("both models were run whole" in found["stages"][1]["reason"]) == flat
 
 
+@pytest.mark.parametrize(
+    ("port", "model", "boundaries"),
+    [
+        ("add_and_norm", "llama3", 80),
+        ("channels_first", "llama3", 120),
+        ("flat", "llama3", 1),
+        ("folded_norms", "llama3", 100),
+        ("plain_dict", "llama3", 1),
+        ("row_by_row", "llama3", 1),
+        ("time_first", "llama3", 30),
+        ("centred_stream", "gpt2", 10),
+        ("torchscript", "qwen3", 130),
+        ("numpy_tables", "gemma3", 4),
+    ],
+)
+def test_other_structures_pass(run: Run, root: Path, tmp_path: Path, port: str, model: str, boundaries: int) -> None:
+    """Residuals handed on apart, other axes, no modules, and what more there is."""
+    write(tmp_path, model)
+    path = root / "tests" / "ports" / "structures" / f"{port}.py"
+    found = report(run("check", path, "--pretrained", tmp_path, "--format", "json"), 0)
+    assert len(found["boundaries"]) >= boundaries
+    assert found["boundaries"][-1]["verdict"] in ("exact", "ok")
+
+
+@pytest.mark.parametrize("model", ["gpt2", "llama3", "qwen3"])
+def test_other_people_s_ports_pass(run: Run, root: Path, tmp_path: Path, model: str) -> None:
+    """With an adapter of ten lines, and loaders that know of no mapped files."""
+    write(tmp_path, model)
+    path = root / "tests" / "ports" / "thirdparty" / f"llms_from_scratch_{model}.py"
+    found = report(run("check", path, "--pretrained", tmp_path, "--format", "json"), 0)
+    assert len(found["boundaries"]) > 60
+
+
 def test_a_port_in_the_finest_pieces(run: Run, root: Path, tmp_path: Path) -> None:
     """A projection per head, of which there are others than on the small config."""
     write(tmp_path, "qwen3")
@@ -195,13 +229,46 @@ def test_a_fault_everywhere_is_told_as_on_the_small_config(
     assert first["port_source"] is not None
 
 
-def test_a_fault_that_these_weights_do_not_show_is_noted(run: Run, tmp_path: Path, root: Path) -> None:
+LEXICOGRAPHIC = """
+import re
+
+from parity_models import gemma3
+from parity_models.gemma3 import MODEL_TYPES, Config, Model
+
+
+def load_weights(model, tensors):
+    places = dict(model.named_parameters())
+    layers = sorted({found[1] for name in tensors if (found := re.match(r"model\\.layers\\.(\\d+)\\.", name))})
+    for name, tensor in tensors.items():
+        for template, target in gemma3.WEIGHTS.items():
+            found = re.fullmatch(re.escape(template).replace(r"\\{\\}", r"(\\d+)"), name)
+            if found:
+                places[target.format(*(layers.index(each) for each in found.groups()))].data.copy_(tensor)
+"""
+
+
+def test_layers_in_the_order_of_their_names_are_found_out(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layer 10 before layer 2: nothing that fewer layers could show."""
+    kinds = [*SIZES["gemma3"][1]["layer_types"], *["sliding_attention"] * 3, "full_attention"]
+    monkeypatch.setitem(SIZES["gemma3"][1], "layer_types", kinds)
+    monkeypatch.setitem(SIZES["gemma3"][1], "num_hidden_layers", 12)
+    write(tmp_path / "checkpoint", "gemma3")
+    port = tmp_path / "port.py"
+    port.write_text(LEXICOGRAPHIC)
+    found = report(run("check", port, "--pretrained", tmp_path / "checkpoint", "--format", "json"), 1)
+    (finding,) = found["findings"]
+    assert (finding["cause"], finding["stage"]) == ("weights-misplaced", "weights")
+    assert finding["title"] == "layers.2 runs in the place of layer 2 and holds the tensors of layer 10"
+
+
+def test_a_fault_that_these_weights_do_not_show_is_noted(
+    run: Run, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One key/value head cannot be repeated in the wrong order."""
-    SIZES["gemma3"][1]["num_key_value_heads"] = 1
-    try:
-        write(tmp_path, "gemma3")
-    finally:
-        SIZES["gemma3"][1]["num_key_value_heads"] = 2
+    monkeypatch.setitem(SIZES["gemma3"][1], "num_key_value_heads", 1)
+    write(tmp_path, "gemma3")
     code, out, _ = run("check", root / "fixtures/bugs/tiled_kv_heads.py", "--pretrained", tmp_path)
     assert code == 0
     assert "the small config shows 1 fault(s) that this checkpoint and prompt do not" in out
@@ -228,6 +295,61 @@ def test_an_infinity_in_the_embedding_is_a_finding(run: Run, copied: Path) -> No
     save_file(weights, copied / "model.safetensors", {"format": "pt"})
     found = report(run("check", "gemma3", "--pretrained", copied, "--format", "json"), 1)
     assert found["findings"][0]["title"].startswith("model.embed_tokens.weight of the checkpoint")
+
+
+def test_a_flat_port_with_a_fault_is_told_all_that_the_small_config_shows(
+    run: Run, root: Path, gemma: Path, tmp_path: Path
+) -> None:
+    """Its logits alone are compared, and line and cause are known all the same."""
+    port = tmp_path / "port.py"
+    text = (root / "fixtures/rewrites/gemma3_flat.py").read_text()
+    port.write_text(text.replace('F.gelu(gate, approximate="tanh")', "F.silu(gate)"))
+    first = report(run("check", port, "--pretrained", gemma, "--format", "json"), 1)["findings"][0]
+    assert first["cause"] == "activation"
+    assert "F.silu(gate)" in first["port_source"]["text"]
+    refused(run("check", port, "--pretrained", gemma, "--max-blocks", 2), "--max-blocks: no blocks", "Leave it out")
+
+
+def test_a_constructor_that_looks_into_its_parameters(run: Run, gemma: Path, tmp_path: Path) -> None:
+    """It gets real ones."""
+    port = tmp_path / "port.py"
+    port.write_text(
+        "from parity_models import gemma3\nfrom parity_models.gemma3 import MODEL_TYPES, WEIGHTS, Config\n"
+        "class Model(gemma3.Model):\n    def __init__(self, config):\n        super().__init__(config)\n"
+        "        assert self.lm_head.weight.abs().mean().item() > 0\n"
+    )
+    assert run("check", port, "--pretrained", gemma)[0] == 0
+
+
+def test_progress_off_a_terminal_is_a_line_now_and_then(run: Run, gemma: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On stderr."""
+    monkeypatch.setattr("parity.console._EVERY", 0.0)
+    code, out, err = run("check", "gemma3", "--pretrained", gemma, "--format", "json")
+    assert code == 0
+    json.loads(out)
+    assert "parity: 3 of 8 blocks, about" in err
+    assert "largest relative error" in err
+
+
+def test_progress_on_a_terminal_is_a_bar(gemma: Path) -> None:
+    """Gone when it is done; the report is untouched."""
+    main, side = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "parity", "check", "gemma3", "--pretrained", str(gemma), "--format", "json"],
+        stdout=subprocess.PIPE,
+        stderr=side,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "160"},
+    )
+    os.close(side)
+    drawn = b""
+    with suppress(OSError):  # at its end
+        while part := os.read(main, 65536):
+            drawn += part
+    out, _ = process.communicate(timeout=120)
+    os.close(main)
+    assert process.returncode == 0
+    assert json.loads(out)["verdict"] == "pass"
+    assert b"blocks" in drawn
 
 
 def test_the_first_blocks_only(run: Run, gemma: Path) -> None:

@@ -96,6 +96,7 @@ def test_the_verdict_is_of_all_rows_and_of_all_tokens() -> None:
     assert generation(row(first=fault)).verdict == "fail"
     assert generation(row(), findings=(TokenFinding("other ids", True),)).verdict == "fail"
     assert generation(row(), findings=(TokenFinding("other files", False),)).verdict == "pass"
+    assert generation(row(beyond=1)).verdict == "fail"
     assert generation(row(), reference="").verdict is None
     assert [generation(each).exit_code for each in (row(), row(fault))] == [0, 1]
     assert generation(row(), reference="").exit_code == 0
