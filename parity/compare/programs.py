@@ -9,7 +9,7 @@ from torch import Tensor
 
 from parity.pair.program import MaskStyle, Program, decoding, padded
 
-_SHORTEST = 16  # tokens to decode, where no window asks for more
+_SHORTEST = 12  # tokens to decode, where no window asks for more
 _ONE_BY_ONE = 64  # longer probes are prefilled but for the last tokens
 _LAST = 4
 _ALONE = 10  # tokens of the longest row in a padded batch, where no window asks for more
@@ -31,7 +31,7 @@ def decodings(input_ids: Tensor, window: int | None) -> tuple[Program, ...]:
     the window, and in chunks of changing length.
     """
     size = window or 3
-    length = min(input_ids.shape[1], max(_SHORTEST, 2 * size + 6))
+    length = min(input_ids.shape[1], max(_SHORTEST, 2 * size + 2))
     ids = input_ids[:, :length]
     if length > _ONE_BY_ONE:
         first, half = length - _LAST, length // 2
