@@ -189,16 +189,17 @@ def _described(port: Port, source: str, config: object) -> None:
 
 def _small(target: object, config: Path, wanted: Wanted, folder: Path) -> tuple[Small | None, str]:
     """The small config, or why there is none."""
-    directory = folder / "small"
-    directory.mkdir()
     dtype = torch.float32 if wanted.promoted else getattr(torch, wanted.dtype)
-    try:
-        return small_check(target, config, wanted.seed, directory, dtype), ""
-    except ParityError as error:  # what is wrong at full size as well, is told there
-        return None, (
-            "the port cannot be shrunk, so that only the logits were compared, and nothing was explained: "
-            f"{error.problem}"
-        )
+    problem = ""
+    for name, deep in (("small", False), ("small-of-full-depth", True)):  # code may speak of a layer by its number
+        directory = folder / name
+        directory.mkdir()
+        try:
+            return small_check(target, config, wanted.seed, directory, dtype, deep), ""
+        except ParityError as error:  # what is wrong at full size as well, is told there
+            problem = problem or error.problem
+    told = "the port cannot be shrunk, so that only the logits were compared, and nothing was explained"
+    return None, f"{told}: {problem}"
 
 
 def _streamed(setup: _Setup, folder: Path) -> tuple[Streamed, Streamed, tuple[str, ...]]:

@@ -18,6 +18,7 @@ from parity.compare.wires import Wire
 from parity.names import template
 from parity.pair import oracle, running
 from parity.pair.pair import Pair
+from parity.pair.port import quiet
 from parity.pair.promote import precision
 from parity.pair.streamed_port import Habits
 from parity.pair.weights import Tensors
@@ -77,7 +78,7 @@ def plan(pair: Pair, sides: Sides, measured: Forward) -> Plan | None:
     found = containers(measured.pairs, models)
     if found is None:
         return None
-    with precision(True):
+    with precision(True), quiet():
         ours = chain(models[0], found[0], lambda: oracle.execute(models[0], pair.program))
         theirs = chain(models[1], found[1], lambda: running.execute(pair.port, models[1], pair.program))
     if ours is None or theirs is None:

@@ -25,6 +25,7 @@ from parity.compare.wires import Wire
 from parity.compare.wiring import Wiring
 from parity.pair.lifting import Lifter, Streamed
 from parity.pair.parts import LARGE, running
+from parity.pair.port import PORT_FAILS, DoesNotFit, said
 from parity.records import PROMOTED_NOISE
 
 State = Mapping[int, Tensor]
@@ -163,7 +164,16 @@ class Lockstep:
         results: list[tuple[object, ...]] = [(), ()]
 
         def call(side: int, state: State) -> Tensor:
-            results[side] = work.arguments[side].call(self._sides[side].model.get_submodule(names[side]), state)
+            block = self._sides[side].model.get_submodule(names[side])
+            try:
+                results[side] = work.arguments[side].call(block, state)
+            except PORT_FAILS as error:
+                if side == 0:
+                    raise
+                raise DoesNotFit(
+                    f"{names[side]} of the port raised {said(error)}",
+                    "It runs on the small config; compare the shapes.",
+                ) from error
             return main_tensor(results[side])
 
         alone = work.isolated_state or work.port_state or {}

@@ -20,6 +20,7 @@ from parity.names import numbers, template
 from parity.records import Finding
 
 _BESIDE = 100  # rank of a module beside another, after all that are in it or around it
+_SMALL = ("the cause was found on the small config: sizes in its words are those of that one",)
 _MEASURED = ("relative error ", "also ", "tokens before position ", "it is ")  # evidence that holds for one run alone
 
 
@@ -156,7 +157,7 @@ def _moved(finding: Finding, group: Sequence[Failing], blocks: Sequence[tuple[st
         title=_renamed(finding.title, finding, first, blocks, told),
         reference_module=names[first.block],
         port_module=_renamed(finding.port_module, finding, first, blocks, told),
-        evidence=(_measured(first), *kept, *(f"also {name}" for name in others)),
+        evidence=(_measured(first), *kept, *_SMALL[: len(finding.explanations)], *(f"also {name}" for name in others)),
     )
 
 

@@ -43,7 +43,21 @@ def told_when_full(
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(word in str(error).lower() for word in _FULL):
+    except (RuntimeError, MemoryError, ParityError) as error:
+        if not is_full(error):
             raise
-        raise ParityError(f"out of memory on {device} {where}", next_step) from error
+        raise ParityError(
+            f"out of memory on {device} {where}",
+            "Lower --max-blocks, give a shorter --prompt, or use --dtype float32 or bfloat16.",
+        ) from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether no memory was left, be it under other errors."""
+    while error is not None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _FULL):
+            return True
+        error = error.__cause__
+    return False

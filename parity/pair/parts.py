@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from parity.pair.lifting import finite
+from parity.pair.port import quiet
 from parity.pair.promote import precision
 
 LARGE = 1 << 22  # elements from which a weight is used in parts
@@ -72,7 +73,7 @@ def running(promoted: bool, dtype: torch.dtype, device: torch.device, register: 
     """Run a model inside this: as in `precision`, with the weights of a register lifted as they are used."""
     parts = _Parts(promoted, dtype, device, register)
     place = nullcontext() if device.type == "cpu" else device  # where tensors are made if the code does not say
-    with torch.no_grad(), place, precision(promoted, parts):
+    with torch.no_grad(), place, quiet(), precision(promoted, parts):
         yield
 
 
