@@ -29,7 +29,7 @@ from parity.pair import running
 from parity.pair.checkpoint import Checkpoint, open_checkpoint
 from parity.pair.device import device_of, told_when_full
 from parity.pair.lifting import Lifter, Streamed
-from parity.pair.mapped import Mapped
+from parity.pair.mapped import Mapped, release
 from parity.pair.port import Port
 from parity.pair.reference import Reference
 from parity.pair.streamed import reference_on, tensor_names
@@ -130,6 +130,7 @@ def check(
         setup = _set_up(port, source, wanted, folder, progress)
         progress("opening the checkpoint on both sides")
         reference, streamed, unused = _streamed(setup, folder)
+        release()
         loaded = time.perf_counter()
         made = _Progressed(notes=list(setup.notes))
         try:

@@ -24,6 +24,7 @@ from parity.compare.tally import Tally, added, tallies
 from parity.compare.wires import Wire
 from parity.compare.wiring import Wiring
 from parity.pair.lifting import Lifter, Streamed
+from parity.pair.mapped import release
 from parity.pair.parts import LARGE, running
 from parity.pair.port import PORT_FAILS, DoesNotFit, said
 from parity.records import PROMOTED_NOISE
@@ -218,6 +219,7 @@ class Lockstep:
         free: dict[Endpoint, Tally] = {}
         own: dict[Endpoint, Tally] = {}
         with self.both.lifter.lifted(self._small), self._running():
+            release()  # of the last block's weights
             for ids, states in self._token_parts(input_ids, (last.reference_state, last.port_state, isolated)):
                 ours, found, alone = self._after_blocks(ids, states, wires)
                 free, own = added(free, found), added(own, alone)

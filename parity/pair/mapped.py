@@ -1,7 +1,8 @@
 """Weights that take no memory: a checkpoint's tensors mapped from their files, and models that hold them as such."""
 
+import ctypes
 from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -124,3 +125,9 @@ def hold(model: nn.Module, values: Mapping[str, Tensor]) -> None:
         if name not in values and id(bare) in held:
             owner, leaf = place_of(model, name)
             owner._parameters[leaf] = held[id(bare)]
+
+
+def release() -> None:
+    """Give memory that was freed back to the system, where the C library keeps it and can be asked not to."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

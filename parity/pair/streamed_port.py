@@ -22,7 +22,7 @@ from parity.errors import ParityError
 from parity.names import template
 from parity.pair import port as ports
 from parity.pair.lifting import Streamed
-from parity.pair.mapped import Mapped, hold, without_memory
+from parity.pair.mapped import Mapped, hold, release, without_memory
 from parity.pair.port import Port, quiet
 from parity.pair.promote import precision
 from parity.pair.streamed import once, some
@@ -244,6 +244,7 @@ class _Files:
                     return
                 moved = self.empty(parameter.shape, parameter.dtype).copy_(parameter.detach())
                 module._parameters[name] = nn.Parameter(moved, requires_grad=False)
+            release()  # of the parameter before
 
         with mock.patch.object(nn.Module, "register_parameter", to_file):
             yield []
