@@ -18,7 +18,7 @@ from parity.pair import reference as references
 from parity.pair import running
 from parity.pair.device import told_when_full
 from parity.pair.promote import precision
-from parity.pair.setting import Setting, Wanted, prepare
+from parity.pair.setting import Request, Setting, prepare
 from parity.pair.weights import Tensors
 from parity.records import Versions
 
@@ -76,7 +76,7 @@ def generate(
     """
     watcher = watcher or Watcher()
     watcher.progress("comparing tokens")
-    wanted = Wanted(
+    request = Request(
         port=port,
         pretrained=None if pretrained is None else str(pretrained),
         revision=revision,
@@ -89,7 +89,7 @@ def generate(
         cache=cache,
         trust_remote_code=trust_remote_code,
     )
-    setting = prepare(wanted)
+    setting = prepare(request)
     with torch.no_grad(), precision(False), told_when_full("while generating", setting.device, _LESS):
         return _generate(setting, compare_hf, watcher)
 

@@ -1,8 +1,11 @@
-"""Dotted module and tensor names: their numbers, and many of one kind written as one."""
+"""Names for people: dotted ones of modules and tensors, many of one kind written as one, and those of files."""
 
+import os
 import re
+import sysconfig
 from collections.abc import Iterable
 
+_SITE = sysconfig.get_paths()["purelib"]
 _NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.|$)")
 
 
@@ -46,3 +49,15 @@ def ranges(values: Iterable[int]) -> str:
         else:
             runs.append([value])
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
+
+
+def shown(file: str) -> str:
+    """A path for people: from the working directory, from where packages are installed, else whole."""
+    path = os.path.abspath(file)
+    for base in (os.getcwd(), _SITE):
+        if path.startswith(base + os.sep):
+            relative = path[len(base) + 1 :]
+            if base == _SITE or not relative.startswith(("..", ".venv")):
+                return relative
+    marker = f"{os.sep}site-packages{os.sep}"
+    return path.rpartition(marker)[2] if marker in path else path

@@ -26,13 +26,11 @@ ROUNDING: tuple[Mutant, ...] = (
             "return (super().forward(input_ids).float() * scale).to(self.weight.dtype)"),
            ("scale = torch.tensor(self.embedding_dim**0.5).to(self.weight.dtype)",
             "scale = torch.tensor(self.embedding_dim**0.5)")),
-    *(new("rope_table_in_bf16", "rope-precision", (ROTARY, ATTENTION), edit)
-      for new, edit in (
-          (gemma3, (ANGLES, ANGLES.replace("self.inv_freq", "self.inv_freq.to(x.dtype).float()"))),
-          (llama3, (ANGLES, ANGLES.replace("self.inv_freq", "self.inv_freq.to(x.dtype).float()"))),
-          (qwen3, (ANGLES, ANGLES.replace("self.inv_freq", "self.inv_freq.to(x.dtype).float()"))))),
+    *(new("rope_table_in_bf16", "rope-precision", (ROTARY, ATTENTION),
+          (ANGLES, ANGLES.replace("self.inv_freq", "self.inv_freq.to(x.dtype).float()")))
+      for new in (gemma3, llama3, qwen3)),
     *(new("angles_in_bf16", "rope-precision", (ROTARY, ATTENTION),
-          ("angles = positions[..., None].float() * self.inv_freq",
+          (ANGLES,
            "angles = positions[..., None].to(x.dtype) * self.inv_freq.to(x.dtype)"))
       for new in (gemma3, llama3, qwen3)),
     llama3("norm_mean_in_low_precision", "cast-order", EVERY_NORM,

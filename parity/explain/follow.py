@@ -14,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 from parity.compare.capture import Endpoint, run
 from parity.compare.stages import Sides
 from parity.compare.witness import in_transform
-from parity.explain.locate import shown
 from parity.explain.record import code_files
 from parity.explain.shape import saying
+from parity.names import shown
 from parity.pair import running
 from parity.pair.pair import Pair
 from parity.pair.promote import precision

@@ -6,8 +6,6 @@ was left out has no line of its own: it shows at the one that takes what it shou
 
 import heapq
 import linecache
-import os
-import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,13 +18,13 @@ from parity.explain.match import Index, Relation, is_layout
 from parity.explain.play import backward, uses
 from parity.explain.record import Tapes, code_files
 from parity.explain.trace import Frame, Ref, Step, Tape
+from parity.names import shown
 from parity.records import Source
 
 _FEWEST = 4
 _CONSTANT = ("ones", "zeros", "full", "ones_like", "zeros_like", "full_like", "new_ones", "new_zeros", "new_full")
 _JOINING = ("cat", "concat", "stack")
 _FOLLOWED = 24  # values made from one that are looked at to vindicate it
-_SITE = sysconfig.get_paths()["purelib"]
 
 
 @dataclass(frozen=True)
@@ -207,15 +205,3 @@ def raised_at(model: nn.Module, error: ParityError) -> Source | None:
     files = set(code_files(model))
     frames = [frame for frame in extract_tb(cause.__traceback__) if frame.filename in files] if cause else []
     return source_at(frames[-1].filename, frames[-1].lineno or 0) if frames else None
-
-
-def shown(file: str) -> str:
-    """A path for people: from the working directory, from where packages are installed, else whole."""
-    path = os.path.abspath(file)
-    for base in (os.getcwd(), _SITE):
-        if path.startswith(base + os.sep):
-            relative = path[len(base) + 1 :]
-            if base == _SITE or not relative.startswith(("..", ".venv")):
-                return relative
-    marker = f"{os.sep}site-packages{os.sep}"
-    return path.rpartition(marker)[2] if marker in path else path

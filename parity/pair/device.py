@@ -46,10 +46,7 @@ def told_when_full(
     except (RuntimeError, MemoryError, ParityError) as error:
         if not is_full(error):
             raise
-        raise ParityError(
-            f"out of memory on {device} {where}",
-            "Lower --max-blocks, give a shorter --prompt, or use --dtype float32 or bfloat16.",
-        ) from error
+        raise ParityError(f"out of memory on {device} {where}", next_step) from error
 
 
 def is_full(error: BaseException | None) -> bool:

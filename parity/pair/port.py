@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from parity.errors import ParityError
+from parity.names import shown
 from parity.pair.promote import precision
 from parity.pair.weights import MissingTensor, Tensors
 
@@ -145,9 +146,9 @@ def said(error: BaseException) -> str:
     """An exception of the port's in one line, with the innermost line of code outside installed libraries."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _foreign(frame.filename)]
     if isinstance(error, SyntaxError) and error.filename:
-        where = f" ({error.filename}, line {error.lineno})"
+        where = f" ({shown(error.filename)}, line {error.lineno})"
         return f"{type(error).__name__}: {error.msg}{where}"
-    where = f" ({frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
+    where = f" ({shown(frames[-1].filename)}, line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
     return f"{type(error).__name__}: {error}{where}"
 
 

@@ -55,8 +55,11 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def implements(config: Mapping[str, Any]) -> bool:
-    """Whether transformers itself has the causal-LM class that a parsed config.json belongs to."""
-    return _class_name(text_part(config).get("model_type")) is not None
+    """Whether transformers itself has the causal-LM class that a parsed config.json belongs to.
+
+    One that was adopted earlier in this process does not count: each checkpoint's code needs its own leave.
+    """
+    return text_part(config).get("model_type") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 
 def adopt(directory: Path, config: Mapping[str, Any]) -> None:

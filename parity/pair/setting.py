@@ -29,7 +29,7 @@ from parity.records import DTYPES
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Request:
     """What was asked for, as given; see `parity.generation.generate`."""
 
     port: object
@@ -71,26 +71,26 @@ class Setting:
         return references.text_part(self.checkpoint.config) is not self.checkpoint.config
 
 
-def prepare(wanted: Wanted) -> Setting:
+def prepare(request: Request) -> Setting:
     """Find both sides, turn the prompts into ids by every route, and see that they fit.
 
     Raises:
         ParityError: any bad input on the way.
     """
-    if wanted.most < 1:
+    if request.most < 1:
         raise ParityError(
-            f"there is nothing to generate in {wanted.most} new tokens", "Give --max-new-tokens 1 or more."
+            f"there is nothing to generate in {request.most} new tokens", "Give --max-new-tokens 1 or more."
         )
-    if wanted.tokens is not None and (wanted.prompts or wanted.chat):
+    if request.tokens is not None and (request.prompts or request.chat):
         raise ParityError("ids are given, and text too", "Give --tokens alone, or --prompt, with --chat or without.")
-    if wanted.dtype not in DTYPES:
-        raise ParityError(f"there is no dtype {wanted.dtype!r} to generate in", f"Those are {', '.join(DTYPES)}.")
-    dtype: torch.dtype = getattr(torch, wanted.dtype)
-    device = device_of(wanted.device, dtype)
-    port, opened = _sides(wanted)
+    if request.dtype not in DTYPES:
+        raise ParityError(f"there is no dtype {request.dtype!r} to generate in", f"Those are {', '.join(DTYPES)}.")
+    dtype: torch.dtype = getattr(torch, request.dtype)
+    device = device_of(request.device, dtype)
+    port, opened = _sides(request)
     reference, notes = pairs.find_reference(port, None, str(opened.directory))
-    encoded = _encode(wanted, opened, port, reference)
-    most, more = _room(reference, encoded.prompts, wanted.most)
+    encoded = _encode(request, opened, port, reference)
+    most, more = _room(reference, encoded.prompts, request.most)
     stops = generation_config.stops(opened, reference.config)
     return Setting(
         port=port,
@@ -102,7 +102,7 @@ def prepare(wanted: Wanted) -> Setting:
         most=most,
         dtype=dtype,
         device=device,
-        cache=wanted.cache,
+        cache=request.cache,
         notes=(*opened.notes, *notes, *more, *stops.notes, *encoded.notes),
     )
 
@@ -114,21 +114,21 @@ def _defaults() -> dict[str, Any]:
     return found
 
 
-def _sides(wanted: Wanted) -> tuple[Port, Checkpoint]:
+def _sides(request: Request) -> tuple[Port, Checkpoint]:
     """The port and the checkpoint, each by default the one that belongs to the other."""
     defaults = _defaults()
-    if wanted.pretrained is None:
-        port = ports.resolve(defaults["port"] if wanted.port is None else wanted.port)
-        return port, open_checkpoint(_shipped(port, defaults["checkpoints"]), wanted.revision)
-    if wanted.port is None:
-        opened = open_checkpoint(wanted.pretrained, wanted.revision, wanted.trust_remote_code)
+    if request.pretrained is None:
+        port = ports.resolve(defaults["port"] if request.port is None else request.port)
+        return port, open_checkpoint(_shipped(port, defaults["checkpoints"]), request.revision)
+    if request.port is None:
+        opened = open_checkpoint(request.pretrained, request.revision, request.trust_remote_code)
         return _port_of(opened), opened
-    port = ports.resolve(wanted.port)
+    port = ports.resolve(request.port)
 
     def accept(config: Mapping[str, Any]) -> None:
         pairs.check_model_type(port, references.describe(references.text_part(config)).model_type)
 
-    return port, open_checkpoint(wanted.pretrained, wanted.revision, wanted.trust_remote_code, accept)
+    return port, open_checkpoint(request.pretrained, request.revision, request.trust_remote_code, accept)
 
 
 def _shipped(port: Port, checkpoints: Mapping[str, str]) -> str:
@@ -159,13 +159,13 @@ def _names(opened: Checkpoint, reference: Reference) -> dict[str, str]:
     return text_names(tensor_names(reference), opened.files)
 
 
-def _encode(wanted: Wanted, opened: Checkpoint, port: Port, reference: Reference) -> Encoded:
-    if wanted.tokens is not None:
-        rows = text.ids_in(wanted.tokens)
+def _encode(request: Request, opened: Checkpoint, port: Port, reference: Reference) -> Encoded:
+    if request.tokens is not None:
+        rows = text.ids_in(request.tokens)
         _in_vocabulary(rows, reference)
-        return text.given(opened, rows, wanted.trust_remote_code)
-    texts = wanted.prompts or (_defaults()["question" if wanted.chat else "prompt"],)
-    encoded = text.encode(opened, port, texts, wanted.chat, wanted.trust_remote_code)
+        return text.given(opened, rows, request.trust_remote_code)
+    texts = request.prompts or (_defaults()["question" if request.chat else "prompt"],)
+    encoded = text.encode(opened, port, texts, request.chat, request.trust_remote_code)
     _in_vocabulary([prompt.ids for prompt in encoded.prompts], reference)  # some tokenizers have tokens of their own
     return encoded
 

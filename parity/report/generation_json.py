@@ -1,18 +1,17 @@
 """The JSON of a generation, schema 1 (`generation-1.json` beside this file)."""
 
-import json
-import math
 from dataclasses import asdict
 from typing import Any
 
 from parity.generation_records import Difference, Generation, Prompt, Row, Speed, TeacherForced, Token, ratio
+from parity.report.json import finite, text_of
 
 SCHEMA = 1
 
 
 def render(generation: Generation) -> str:
     """The generation as JSON text."""
-    return json.dumps(document(generation), indent=2, allow_nan=False) + "\n"
+    return text_of(document(generation))
 
 
 def document(generation: Generation) -> dict[str, Any]:
@@ -68,11 +67,11 @@ def _difference(difference: Difference) -> dict[str, Any]:
         "index": difference.index,
         "reference": asdict(difference.reference),
         "port": asdict(difference.port),
-        "reference_logits": [_finite(each) for each in difference.reference_logits],
-        "port_logits": [_finite(each) for each in difference.port_logits],
-        "reference_margin": _finite(difference.reference_margin),
-        "port_margin": _finite(difference.port_margin),
-        "rounding": _finite(difference.rounding),
+        "reference_logits": [finite(each) for each in difference.reference_logits],
+        "port_logits": [finite(each) for each in difference.port_logits],
+        "reference_margin": finite(difference.reference_margin),
+        "port_margin": finite(difference.port_margin),
+        "rounding": finite(difference.rounding),
         "verdict": difference.verdict,
     }
 
@@ -82,10 +81,10 @@ def _teacher_forced(forced: TeacherForced) -> dict[str, Any]:
         "tokens": forced.tokens,
         "agreeing": forced.agreeing,
         "differences": [_difference(each) for each in forced.differences],
-        "largest": _finite(forced.largest),
-        "rounding": _finite(forced.rounding),
+        "largest": finite(forced.largest),
+        "rounding": finite(forced.rounding),
         "beyond_rounding": forced.beyond,
-        "mean_kl": _finite(forced.mean_kl),
+        "mean_kl": finite(forced.mean_kl),
     }
 
 
@@ -102,7 +101,3 @@ def _speeds(port: Speed, reference: Speed) -> dict[str, Any]:
 
 def _speed(speed: Speed) -> dict[str, Any]:
     return {"prefill_seconds": speed.prefill, "cached": speed.cached, "uncached": speed.uncached}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

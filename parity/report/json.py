@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +13,7 @@ SCHEMA = 1
 
 def render(report: Report) -> str:
     """The report as JSON text."""
-    return json.dumps(document(report), indent=2, allow_nan=False) + "\n"
+    return text_of(document(report))
 
 
 def document(report: Report) -> dict[str, Any]:
@@ -52,13 +53,19 @@ def _boundary(boundary: Boundary) -> dict[str, Any]:
         "reference_module": boundary.reference_module,
         "port_module": boundary.port_module,
         "kind": boundary.kind,
-        "max_abs": _finite(boundary.max_abs),
-        "mean_abs": _finite(boundary.mean_abs),
-        "relative": _finite(boundary.relative),
+        "max_abs": finite(boundary.max_abs),
+        "mean_abs": finite(boundary.mean_abs),
+        "relative": finite(boundary.relative),
         "verdict": boundary.verdict,
         "inherited": boundary.inherited,
     }
 
 
-def _finite(value: float | None) -> float | None:
+def text_of(document: Mapping[str, Any]) -> str:
+    """A document as the text of a file."""
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None if it is not a finite number, which JSON has no way to write."""
     return value if value is not None and math.isfinite(value) else None

@@ -1,11 +1,6 @@
 """Ctrl-C, in whatever phase: exit code 130, one line on stderr, no file left behind."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,7 +43,9 @@ PHASES = ("module", "config", "constructor", "forward")
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_interrupted_while_the_port_is_at_work(phase: str, tmp_path: Path) -> None:
+def test_interrupted_while_the_port_is_at_work(
+    phase: str, tmp_path: Path, interrupted: Callable[..., tuple[int, str, str]]
+) -> None:
     """The port says when it waits; the signal comes then, and what was in the file before is still there."""
     temporary, folder = tmp_path / "temporary", tmp_path / "folder"
     temporary.mkdir()
@@ -57,21 +54,8 @@ def test_interrupted_while_the_port_is_at_work(phase: str, tmp_path: Path) -> No
     calls = {name: "wait()" if name == phase else "" for name in PHASES}
     port.write_text(PORT.format(marker=str(marker), **calls))
     output.write_text("as it was")
-    command = ["check", port, "--small-config", "--format", "json", "-o", output]
-    process = subprocess.Popen(  # what runs the tests may ignore the signal, and would hand that on
-        [sys.executable, "-m", "parity", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TMPDIR": str(temporary)},
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (the tests start no threads)
-    )
-    while not marker.exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", "parity: interrupted\n")
+    command = ("check", port, "--small-config", "--format", "json", "-o", output)
+    assert interrupted(*command, marker=marker, temporary=temporary) == (130, "", "parity: interrupted\n")
     assert output.read_text() == "as it was"
     assert [path.name for path in folder.iterdir()] == ["report.json"]
     assert list(temporary.glob("parity-*")) == []

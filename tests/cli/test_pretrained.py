@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -421,9 +419,7 @@ def test_what_does_not_go_together(run: Run, gemma: Path) -> None:
 
 def test_a_device_that_is_not_there(run: Run, gemma: Path) -> None:
     """One line."""
-    if torch.cuda.is_available():
-        pytest.skip("it is there")
-    refused(run("check", "gemma3", "--pretrained", gemma, "--device", "cuda"), "no cuda device", "--device cpu")
+    refused(run("check", "gemma3", "--pretrained", gemma, "--device", "cuda:99"), "no cuda:99 device", "--device cpu")
 
 
 def test_another_architecture(run: Run, gemma: Path) -> None:
@@ -508,26 +504,15 @@ class Model(gemma3.Model):
 """
 
 
-def test_interrupted(gemma: Path, tmp_path: Path) -> None:
+def test_interrupted(gemma: Path, tmp_path: Path, interrupted: Run) -> None:
     """The report of what was compared by then; exit code 2, and nothing left behind."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     marker, port = tmp_path / "waiting", tmp_path / "port.py"
     port.write_text(WAITING.replace("{marker!r}", repr(str(marker))))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "parity", "check", str(port), "--pretrained", str(gemma), "--format", "json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TMPDIR": str(temporary)},
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (the tests start no threads)
-    )
-    while not marker.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert (process.returncode, err) == (2, "")
+    command = ("check", port, "--pretrained", gemma, "--format", "json")
+    code, out, err = interrupted(*command, marker=marker, temporary=temporary)
+    assert (code, err) == (2, "")
     found = json.loads(out)
     assert found["verdict"] == "incomplete"
     assert "interrupted after 3 of 8 blocks" in found["stages"][1]["reason"]
@@ -587,6 +572,7 @@ def test_an_architecture_that_the_checkpoint_brings(
     found = report(run("check", port, "--pretrained", folder, "--trust-remote-code", "--format", "json"), 0)
     assert found["reference"] == "MineForCausalLM"
     assert "Python code of the checkpoint was run" in found["stages"][1]["reason"]
+    refused(run("check", port, "--pretrained", folder), "its own Python code", "not run", "--trust-remote-code")
 
 
 def test_the_language_model_inside_a_larger_one(run: Run, copied: Path) -> None:
