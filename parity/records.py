@@ -125,6 +125,23 @@ class Boundary:
 
 
 @dataclass(frozen=True)
+class ErrorMap:
+    """Where in the tensor of one boundary the port is wrong: its own error by token position and by feature or head.
+
+    stage, name: of the boundary. columns: what the columns stand for. Labels say which positions and which features or
+    heads a cell takes together. values: one row per label; the L2 norm of the difference in the cell over that of the
+    reference's values there, None where that is not finite.
+    """
+
+    stage: str
+    name: str
+    columns: Literal["feature", "head"]
+    row_labels: tuple[str, ...]
+    column_labels: tuple[str, ...]
+    values: tuple[tuple[float | None, ...], ...]
+
+
+@dataclass(frozen=True)
 class Stage:
     """One rung of the ladder."""
 
@@ -249,7 +266,7 @@ class Report:
     """The result of one check; see `parity/report/schema-1.json`.
 
     dtype is that of the weights, and of the runs that people's figures come from. revision: the commit of a checkpoint
-    from the Hub. interrupted: somebody stopped it.
+    from the Hub. interrupted: somebody stopped it. maps: of boundaries that differ by themselves.
     """
 
     versions: Versions
@@ -266,6 +283,7 @@ class Report:
     dtype: str = "float32"
     revision: str | None = None
     interrupted: bool = False
+    maps: tuple[ErrorMap, ...] = ()
 
     @property
     def verdict(self) -> Literal["pass", "fail", "incomplete"]:

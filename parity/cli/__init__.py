@@ -1,0 +1,101 @@
+"""The command line. Exit codes: 0 parity, 1 divergence, 2 bad input or nothing compared, 3 internal error.
+
+torch and everything that needs it is imported inside the command bodies, so that `parity --help` stays fast.
+"""
+
+import os
+import signal
+import sys
+from inspect import signature
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parity import __version__
+from parity.cli.audit import audit
+from parity.cli.check import check
+from parity.cli.generate import generate
+from parity.cli.source import source
+from parity.errors import ParityError
+
+app = typer.Typer(
+    name="parity",
+    help="Tells where a from-scratch LLM port departs from its transformers reference.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+COMMANDS = (check, audit, source, generate)
+for _command in COMMANDS:
+    app.command()(_command)
+
+_INTERRUPTED = 130
+
+# Names in [tool.parity], their types, and the parameters that they set, of every command that has one.
+_SETTINGS: dict[str, tuple[type, str]] = {
+    "config": (str, "config"),
+    "reference": (str, "reference"),
+    "small_config": (bool, "small_config"),
+    "seed": (int, "seed"),
+    "dtype": (str, "dtype"),
+    "stage": (list, "stage"),
+    "gradient": (bool, "gradient"),
+    "device": (str, "device"),
+    "max_new_tokens": (int, "max_new_tokens"),
+    "format": (str, "form"),
+    "all": (bool, "every"),
+}
+_NOT_OF = {"audit": {"small_config"}}  # always on the small config, unless told otherwise
+
+
+@app.callback()
+def _parity(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    from parity.settings import from_project
+
+    if version:
+        typer.echo(f"parity {__version__}")
+        raise typer.Exit
+    settings = from_project(Path.cwd(), {name: kind for name, (kind, _) in _SETTINGS.items()})
+    context.default_map = {
+        command.__name__: {
+            _SETTINGS[name][1]: value
+            for name, value in settings.items()
+            if _SETTINGS[name][1] in signature(command).parameters and name not in _NOT_OF.get(command.__name__, ())
+        }
+        for command in COMMANDS
+    }
+
+
+def main() -> None:
+    """Entry point: turns errors into one line and an exit code."""
+    try:
+        code = app(standalone_mode=False)
+        if code == _INTERRUPTED:  # typer returns it, click raises
+            raise KeyboardInterrupt
+        sys.exit(code)
+    except ParityError as error:
+        _fail(str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+        _fail("interrupted", _INTERRUPTED)
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # how typer tells wrong words on the command line
+            _fail(f"{error.format_message().rstrip('.')}. See parity --help.", 2)
+        if os.environ.get("PARITY_DEBUG"):
+            raise
+        _fail(
+            f"internal error: {type(error).__name__}: {error}. Set PARITY_DEBUG=1 for the traceback, and report it.", 3
+        )
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"parity: {' '.join(message.split())}\n")
+    sys.exit(code)

@@ -1,0 +1,97 @@
+"""`parity check`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from parity import console
+from parity.cli.options import ConfigFile, ConfigFrom, Form, Format, Output, Port, RunDtype, Seed
+
+if TYPE_CHECKING:
+    from parity.records import Report
+
+
+def check(
+    port: Port,
+    config: ConfigFile = None,
+    reference: ConfigFrom = None,
+    small_config: Annotated[
+        bool,
+        typer.Option(
+            "--small-config/--no-small-config",
+            envvar="PARITY_SMALL_CONFIG",
+            help="Shrink widths and depth.",
+        ),
+    ] = False,
+    seed: Seed = 0,
+    dtype: Annotated[
+        RunDtype | None,
+        typer.Option(
+            envvar="PARITY_DTYPE",
+            help="Of the weights, and of the runs max and mean are taken from: float32 unless given. "
+            "With --pretrained, that of the runs: float64 unless given.",
+        ),
+    ] = None,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(envvar="PARITY_STAGE", help="Run this stage only (repeatable).", metavar="NAME"),
+    ] = None,
+    gradient: Annotated[
+        bool, typer.Option("--gradient/--no-gradient", envvar="PARITY_GRADIENT", help="Compare gradients as well.")
+    ] = False,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(envvar="PARITY_PRETRAINED", help="Compare on these weights.", metavar="DIR_OR_HUB_ID"),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    max_blocks: Annotated[int | None, typer.Option(help="Compare the first N blocks.", metavar="N")] = None,
+    device: Annotated[str, typer.Option(envvar="PARITY_DEVICE", help="cpu, cuda or mps.")] = "cpu",
+    prompt: Annotated[str | None, typer.Option(help="Text to run on.", metavar="TEXT")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="Token ids in place of text.", metavar="FILE")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
+    ] = False,
+    form: Form = Format.text,
+    output: Output = None,
+    every: Annotated[bool, typer.Option("--all/--no-all", envvar="PARITY_ALL", help="Show every boundary.")] = False,
+) -> None:
+    """Compare a port with its reference, boundary by boundary."""
+    if output is not None:
+        console.writable(output)
+    with console.blocks() if pretrained else console.phrases() as (progress, step):
+        progress("importing torch and transformers")
+        from parity.pipeline import check as run
+
+        report = run(
+            port,
+            config=config,
+            reference=reference,
+            small_config=small_config,
+            seed=seed,
+            dtype=dtype.value if dtype else None,
+            stage=stage or (),
+            gradient=gradient,
+            pretrained=pretrained,
+            revision=revision,
+            max_blocks=max_blocks,
+            device=device,
+            prompt=prompt,
+            tokens=tokens,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+            step=step,
+        )
+    _write(report, form, output, every)
+    raise typer.Exit(report.exit_code)
+
+
+def _write(report: "Report", form: Format, output: Path | None, every: bool) -> None:
+    if form is Format.json:
+        from parity.report.json import render as render_json
+
+        console.put(render_json(report), output)
+        return
+    from parity.report.text import render as render_text
+
+    console.show(render_text(report, every, None if output else console.columns()), output)

@@ -1,0 +1,78 @@
+"""`parity generate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from parity import console
+from parity.cli.options import Dtype, Form, Format, Output
+from parity.errors import ParityError
+
+
+def generate(
+    port: Annotated[
+        str | None, typer.Argument(help="As for check; by default the port of the checkpoint that comes with Parity.")
+    ] = None,
+    compare_hf: Annotated[
+        bool, typer.Option("--compare-hf/--no-compare-hf", help="Compare with the reference, token by token.")
+    ] = False,
+    pretrained: Annotated[
+        str | None, typer.Option(envvar="PARITY_PRETRAINED", help="Weights to use.", metavar="DIR_OR_HUB_ID")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Text to continue (repeatable: a batch).", metavar="TEXT")
+    ] = None,
+    tokens: Annotated[Path | None, typer.Option(help="Token ids in place of text.", metavar="FILE")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put prompts as a user's turn in the chat template.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="The most to generate per prompt.", metavar="N")] = 64,
+    dtype: Annotated[Dtype, typer.Option(envvar="PARITY_DTYPE", help="That both models run in.")] = Dtype.float32,
+    device: Annotated[str, typer.Option(envvar="PARITY_DEVICE", help="cpu, cuda or mps.")] = "cpu",
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Decode with a cache, on both sides.")] = True,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
+    ] = False,
+    form: Form = Format.text,
+    output: Output = None,
+    do_sample: Annotated[bool, typer.Option("--do-sample", hidden=True)] = False,
+    temperature: Annotated[float | None, typer.Option(hidden=True)] = None,
+    top_k: Annotated[int | None, typer.Option(hidden=True)] = None,
+    top_p: Annotated[float | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Generate greedy text with a port, and compare it with the reference's, token by token."""
+    sampling = {"--do-sample": do_sample or None, "--temperature": temperature, "--top-k": top_k, "--top-p": top_p}
+    refused = [name for name, value in sampling.items() if value is not None]
+    if refused:
+        raise ParityError(
+            f"{refused[0]}: greedy text can be compared token by token, sampled text cannot",
+            f"Leave {' and '.join(refused)} out.",
+        )
+    if output is not None:
+        console.writable(output)
+    with console.watching(form is Format.text and output is None) as watcher:
+        watcher.progress("importing torch and transformers")
+        from parity.generation import generate as run
+
+        found = run(
+            port,
+            compare_hf=compare_hf,
+            pretrained=pretrained,
+            revision=revision,
+            prompt=prompt or (),
+            tokens=tokens,
+            chat=chat,
+            max_new_tokens=max_new_tokens,
+            dtype=dtype.value,
+            device=device,
+            cache=cache,
+            trust_remote_code=trust_remote_code,
+            watcher=watcher,
+        )
+    from parity.report import generation_json, generation_text
+
+    if form is Format.json:
+        console.put(generation_json.render(found), output)
+    else:
+        console.show(generation_text.render(found, None if output else console.columns()), output)
+    raise typer.Exit(found.exit_code)

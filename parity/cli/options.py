@@ -1,0 +1,43 @@
+"""Options that several commands have."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Dtype(StrEnum):
+    """Of the weights."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class RunDtype(StrEnum):
+    """Of a check."""
+
+    float64 = "float64"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Format(StrEnum):
+    """How a report is written."""
+
+    text = "text"
+    json = "json"
+
+
+Port = Annotated[str, typer.Argument(help="Built-in name, file (port.py, port.py:Namespace) or dotted module.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option(envvar="PARITY_CONFIG", help="config.json to build the models from.", metavar="FILE")
+]
+ConfigFrom = Annotated[
+    str | None, typer.Option(envvar="PARITY_REFERENCE", help="Take config.json from here.", metavar="DIR_OR_HUB_ID")
+]
+Seed = Annotated[int, typer.Option(envvar="PARITY_SEED", help="Of random weights and tokens.", min=0)]
+Form = Annotated[Format, typer.Option("--format", envvar="PARITY_FORMAT", help="How to write it.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to FILE.", metavar="FILE")]
