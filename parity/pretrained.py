@@ -43,6 +43,11 @@ _RUNNABLE = ("weights", "forward")
 _PROMOTED = "float64"
 
 
+_UNMAPPED = (
+    "Raise the limit on address space (ulimit -v): the files are mapped whole, and little of them is ever in memory."
+)
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What a user asks for, beside the port and the checkpoint; see `check`."""
@@ -129,7 +134,8 @@ def check(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parity-")))
         setup = _set_up(port, source, wanted, folder, progress)
         progress("opening the checkpoint on both sides")
-        reference, streamed, unused = _streamed(setup, folder)
+        with told_when_full("while the checkpoint was opened", setup.device, _UNMAPPED):
+            reference, streamed, unused = _streamed(setup, folder)
         release()
         loaded = time.perf_counter()
         made = _Progressed(notes=list(setup.notes))

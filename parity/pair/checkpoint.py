@@ -157,7 +157,7 @@ def _sharded(directory: Path, index: Path) -> tuple[dict[str, Path], dict[str, E
     if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise ParityError(
-            f"{directory} lacks {absent[0]}{more}, of the {len(shards)} files that {index.name} names",
+            f"{directory} lacks {absent[0]}{more}, which {index.name} names",
             "Download or copy what is missing.",
         )
     files: dict[str, Path] = {}

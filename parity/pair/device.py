@@ -8,7 +8,7 @@ import torch
 from parity.errors import ParityError
 
 DEVICES = ("cpu", "cuda", "mps")
-_FULL = ("can't allocate memory", "not enough memory", "out of memory")
+_FULL = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory")
 
 
 def device_of(name: str, dtype: torch.dtype) -> torch.device:

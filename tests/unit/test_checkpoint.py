@@ -160,7 +160,7 @@ def test_no_weights(folder: Path, name: str, wanted: str) -> None:
 def test_a_shard_that_is_not_there(sharded: Path) -> None:
     """Named, with how many there should be."""
     (sharded / "two.safetensors").unlink()
-    refused(sharded, "lacks two.safetensors", "of the 2 files")
+    refused(sharded, "lacks two.safetensors", "which model.safetensors.index.json names")
 
 
 def test_a_tensor_that_is_not_in_its_shard(sharded: Path) -> None:
