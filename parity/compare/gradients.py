@@ -5,6 +5,7 @@ against each other entry by entry: with random weights each value stands in one 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,6 +131,19 @@ def measure(pair: Pair, sides: Sides, measured: Forward) -> Slopes:
     )
 
 
+@contextmanager
+def _padding_counted(model: nn.Module) -> Iterator[None]:
+    """Let the padding token's row of an embedding have its gradient: whether it is frozen is no matter of the function."""
+    frozen = [(module, module.padding_idx) for module in model.modules() if isinstance(module, nn.Embedding)]
+    try:
+        for module, _ in frozen:
+            module.padding_idx = None
+        yield
+    finally:
+        for module, row in frozen:
+            module.padding_idx = row
+
+
 def _differentiate(
     model: nn.Module, forward: Callable[[], Tensor], direction: Tensor, kept: _Kept
 ) -> Mapping[str, Tensor | None]:
@@ -145,7 +159,8 @@ def _differentiate(
         loss.append((logits * fitting).sum())
         return logits
 
-    run(model, run_once, observer=kept)
+    with _padding_counted(model):
+        run(model, run_once, observer=kept)
     if loss[0].requires_grad:
         loss[0].backward()  # type: ignore[no-untyped-call]
     found = {name: parameter.grad for name, parameter in parameters.items()}
