@@ -117,8 +117,11 @@ class Observer(Protocol):
     def leave(self) -> None:
         """The module that began last ends."""
 
-    def passed(self, endpoint: Endpoint, tensors: Sequence[Tensor]) -> None:
-        """The run passes an endpoint with these tensors, before they are substituted."""
+    def passed(self, endpoint: Endpoint, tensors: Sequence[Tensor]) -> Tensor | None:
+        """The run passes an endpoint with these tensors, before they are substituted.
+
+        Of an input, the same value may be given back as another tensor, which the module then takes in its place.
+        """
 
 
 class _Recorder:
@@ -144,13 +147,14 @@ class _Recorder:
         taken = () if main is None else (_copy(leaves[main]),)
         label = next((leaf for leaf in leaves if isinstance(leaf, str)), "")
         self._open.append((name, number, self._tick(), taken, label))
+        alias = None
         if self.observer is not None:
-            self.observer.passed(Endpoint(name, number, "input"), () if main is None else (leaves[main],))
+            alias = self.observer.passed(Endpoint(name, number, "input"), () if main is None else (leaves[main],))
             self.observer.enter(name, number)
         substitute = self.substitutes.get(Endpoint(name, number, "input"))
-        if substitute is None or main is None:
+        if main is None or (substitute is None and alias is None):
             return None
-        leaves[main] = substitute(taken)[0]
+        leaves[main] = alias if substitute is None else substitute(taken)[0]
         replaced: tuple[Any, Any] = tree_unflatten(leaves, spec)
         return replaced
 

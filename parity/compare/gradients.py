@@ -17,7 +17,7 @@ from parity.compare.capture import Endpoint, run
 from parity.compare.measure import relative_error, worst
 from parity.compare.sides import Side
 from parity.compare.stages import Forward, Sides
-from parity.compare.wires import by_endpoint
+from parity.compare.wires import Wire, by_endpoint
 from parity.pair import oracle, running
 from parity.pair.pair import Pair
 from parity.pair.promote import precision
@@ -64,9 +64,14 @@ class Slopes:
 
 @dataclass
 class _Kept:
-    """Remembers the values at endpoints, so that they keep their gradients."""
+    """Remembers the values at endpoints, so that they keep their gradients; those that went into a module twice.
+
+    One author hands the same tensor to several modules, another a view to each: a value's gradient then means all of
+    them to one and a single one to the other. So each module takes a view of its own here, and both are kept.
+    """
 
     at: dict[Endpoint, list[Tensor]] = field(default_factory=dict)
+    through: dict[Endpoint, list[Tensor]] = field(default_factory=dict)
 
     def enter(self, module: str, number: int) -> None:
         """Nothing to do."""
@@ -74,16 +79,22 @@ class _Kept:
     def leave(self) -> None:
         """Nothing to do."""
 
-    def passed(self, endpoint: Endpoint, tensors: Sequence[Tensor]) -> None:
+    def passed(self, endpoint: Endpoint, tensors: Sequence[Tensor]) -> Tensor | None:
         """The run passes an endpoint."""
         for tensor in tensors:
             if tensor.requires_grad and not tensor.is_leaf:
                 tensor.retain_grad()
         self.at[endpoint] = list(tensors)
+        if endpoint.kind == "output" or not tensors or not tensors[0].requires_grad:
+            return None
+        alias = tensors[0].view_as(tensors[0])
+        alias.retain_grad()
+        self.through[endpoint] = [alias]
+        return alias
 
-    def gradient(self, endpoint: Endpoint, part: int) -> Tensor | None:
-        """That of one of the values at an endpoint; zeros if none arrived."""
-        tensors = self.at.get(endpoint, [])
+    def gradient(self, endpoint: Endpoint, part: int, through: bool) -> Tensor | None:
+        """That of one of the values at an endpoint, or of what goes through the module alone; zeros if none arrived."""
+        tensors = (self.through if through and endpoint in self.through else self.at).get(endpoint, [])
         if part >= len(tensors) or not tensors[part].is_floating_point():
             return None
         tensor = tensors[part]
@@ -133,7 +144,7 @@ def measure(pair: Pair, sides: Sides, measured: Forward) -> Slopes:
 
 @contextmanager
 def _padding_counted(model: nn.Module) -> Iterator[None]:
-    """Let the padding token's row of an embedding have its gradient: whether it is frozen is no matter of the function."""
+    """Let the padding token's row of an embedding have its gradient; whether it is frozen is a setting of training."""
     frozen = [(module, module.padding_idx) for module in model.modules() if isinstance(module, nn.Embedding)]
     try:
         for module, _ in frozen:
@@ -174,17 +185,26 @@ def _values(reference: Side, measured: Forward, ours: _Kept, theirs: _Kept) -> I
     wires = by_endpoint(measured.isolated.wires, "reference")
     right = {end for end, error in measured.isolated.errors.items() if error <= PROMOTED_NOISE}
     for endpoint in sorted(set(wires) & right, key=reference.trace.event):
-        pairs = []
-        for wire in wires[endpoint]:
-            own = theirs.gradient(wire.port, wire.port_part)
-            expected = ours.gradient(endpoint, wire.reference_part)
-            if own is None or expected is None or own.numel() != expected.numel():
-                continue  # not there, or one value that all rows share
-            laid = wire.laid(own, expected)
-            if laid is not None and bool(laid[1].any()):
-                pairs.append(laid)
-        if pairs:
-            yield _slope(endpoint.module, wires[endpoint][0].port.module, endpoint, pairs)
+        found = [_value(endpoint, wires[endpoint], ours, theirs, through) for through in (False, True)]
+        nearest = min(
+            (slope for slope in found if slope is not None), key=lambda slope: slope.error or 0.0, default=None
+        )
+        if nearest is not None:
+            yield nearest
+
+
+def _value(endpoint: Endpoint, wires: Sequence[Wire], ours: _Kept, theirs: _Kept, through: bool) -> Slope | None:
+    """The gradient of the value at one boundary; None if it could not be compared."""
+    pairs = []
+    for wire in wires:
+        own = theirs.gradient(wire.port, wire.port_part, through)
+        expected = ours.gradient(endpoint, wire.reference_part, through)
+        if own is None or expected is None or own.numel() != expected.numel():
+            continue  # not there, or one value that all rows share
+        laid = wire.laid(own, expected)
+        if laid is not None and bool(laid[1].any()):
+            pairs.append(laid)
+    return _slope(endpoint.module, wires[0].port.module, endpoint, pairs) if pairs else None
 
 
 def _slope(reference: str, port: str, endpoint: Endpoint | None, pairs: Iterable[tuple[Tensor, Tensor]]) -> Slope:
