@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from parity.compare.capture import LOGITS, Endpoint, Observer, Substitute, Trace, run
 from parity.compare.measure import find_order, relative_error
 from parity.compare.sides import Side
-from parity.compare.wires import Wire, by_endpoint
+from parity.compare.wires import Connection, Wire, by_endpoint, connect
 from parity.names import template
 from parity.records import PROMOTED_NOISE
 
@@ -122,6 +122,15 @@ def _reordered(wire: Wire, found: Errors, trace: Trace, reference: Trace) -> Wir
         return wire
     order = find_order(*values)
     return wire if order is None else replace(wire, layout=replace(wire.layout, order=order))
+
+
+def settle(connection: Connection, reference: Side, port: Side, forward: Callable[[], Tensor]) -> Connection:
+    """Wire what was doubtful by a run in isolation, where values are right up to the modules in question."""
+    if not connection.doubtful:
+        return connection
+    nearer = run(port.model, forward, _substitutes(connection.wires, reference.trace))
+    more = connect(reference, replace(port, trace=nearer), connection.doubtful, doubting=False)
+    return Connection((*connection.wires, *more.wires), {**connection.reasons, **more.reasons})
 
 
 def rerun(

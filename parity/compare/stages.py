@@ -106,13 +106,16 @@ def forward(pair: Pair, sides: Sides) -> Forward:
     """Compare every boundary of one full forward."""
     reference, port = sides.reference, sides.port
     found = align(reference, port, sides.loading, pair.port.modules)
-    wires, reasons = connect(reference, port, found)
+    connection = connect(reference, port, found)
     shape = _misfit(port.trace.logits, reference.trace.logits)
     port_forward = _forward(pair, port.model)
     with precision(True):
         torch.manual_seed(pair.seed + 1)  # other random numbers, should the port draw any
         again = run(port.model, port_forward)
         unstable = _first_difference(port.trace, again)
+        connection = connect(reference, port, found, False) if unstable else connection
+        connection = isolation.settle(connection, reference, port, port_forward)
+        wires = connection.wires
         isolated = None if unstable else isolation.isolate(wires, reference.trace, port, port_forward)
         seen = _witnessed(isolated, reference, port, port_forward) if isolated else frozenset()
     wires = isolated.wires if isolated else wires
@@ -121,7 +124,7 @@ def forward(pair: Pair, sides: Sides) -> Forward:
     return Forward(
         pairs=found,
         wires=wires,
-        reasons=reasons,
+        reasons=connection.reasons,
         plain=_plain(pair, sides, wires),
         total=total,
         isolated=isolated or Isolation(wires, {}, frozenset(), port.trace),

@@ -13,6 +13,8 @@ from parity.compare.lineage import Holding
 from parity.compare.measure import Layout, best_layout, layouts
 from parity.compare.sides import Side
 
+_NEAR = 0.5  # relative error from which two calls are not taken for one because no others are nearer
+
 
 @dataclass(frozen=True)
 class Wire:
@@ -57,6 +59,8 @@ class Wire:
     def handed_on(self, own: Tensor, expected: Tensor) -> Tensor:
         """The port's tensor with the reference's values in it, in the port's layout."""
         shape = self._shape(expected, own)
+        if not self.layout.broadcast and own.numel() != shape.numel():
+            return own  # another number of rows, as an expert has that other tokens are sent to
         if self.port_features is None and self.reference_features is None:
             return self.layout.to_port(expected, own.shape).to(own.dtype)
         merged = self.layout.to_reference(own, shape).clone()
@@ -75,16 +79,33 @@ class Wire:
         return torch.Size([*leading, own.numel() // max(1, leading.numel())])
 
 
-def connect(reference: Side, port: Side, pairs: Iterable[ModulePair]) -> tuple[tuple[Wire, ...], dict[str, str]]:
-    """Wires of all pairs, and why modules that were paired could not be wired: reference module -> reason."""
+@dataclass(frozen=True)
+class Connection:
+    """Wires, and why modules that were paired could not be wired: reference module -> reason.
+
+    doubtful: pairs whose calls are told apart by their values, and whose values in this run are too far off for that.
+    """
+
+    wires: tuple[Wire, ...]
+    reasons: Mapping[str, str]
+    doubtful: tuple[ModulePair, ...] = ()
+
+
+def connect(reference: Side, port: Side, pairs: Iterable[ModulePair], doubting: bool = True) -> Connection:
+    """Wires of all pairs; with `doubting` those that cannot be told yet are left for a run that is nearer."""
     wires: list[Wire] = []
     reasons: dict[str, str] = {}
+    doubtful: list[ModulePair] = []
     by_reference: dict[str, list[ModulePair]] = {}
     for pair in pairs:
         by_reference.setdefault(pair.reference, []).append(pair)
     for module, group in by_reference.items():
         found: list[Wire] = []
-        for pair, ours, theirs in _calls(reference, port, group):
+        calls = _calls(reference, port, group)
+        if doubting and any(mismatch > _NEAR for *_, mismatch in calls):
+            doubtful += group
+            continue
+        for pair, ours, theirs, _ in calls:
             carries = _carries_residual(ours, theirs)
             if not carries:
                 found += _input_wires(reference, port, pair, ours, theirs)
@@ -96,22 +117,25 @@ def connect(reference: Side, port: Side, pairs: Iterable[ModulePair]) -> tuple[t
                 f"called {reference.calls(module)} times, {group[0].port} {counts} times, or of other shapes"
             )
         wires += found
-    return tuple(wires), reasons
+    return Connection(tuple(wires), reasons, tuple(doubtful))
 
 
-def _calls(reference: Side, port: Side, group: Sequence[ModulePair]) -> list[tuple[ModulePair, Call, Call]]:
-    """Calls that correspond, in order where the counts agree; otherwise the closest, and then the nearest by label."""
+def _calls(reference: Side, port: Side, group: Sequence[ModulePair]) -> list[tuple[ModulePair, Call, Call, float]]:
+    """Calls that correspond, in order where the counts agree; otherwise the closest, and then the nearest by label.
+
+    The last is how far off values are that told them apart.
+    """
     ours = reference.trace.calls[group[0].reference]
     theirs = [(pair, call) for pair in group for call in port.trace.calls[pair.port]]
     if group[0].partial or len(group) == 1:
         return [
-            (pair, mine, other)
+            (pair, mine, other, 0.0)
             for pair in group
             if len(port.trace.calls[pair.port]) == len(ours)
             for mine, other in zip(ours, port.trace.calls[pair.port], strict=True)
         ]
     if len(ours) == 1:
-        return [(pair, ours[0], other) for pair, other in theirs]
+        return [(pair, ours[0], other, 0.0) for pair, other in theirs]
     ranked = sorted(
         (
             (
@@ -130,7 +154,7 @@ def _calls(reference: Side, port: Side, group: Sequence[ModulePair]) -> list[tup
         if mismatch < 2.0 and i not in used[0] and j not in used[1]:
             used[0].add(i)
             used[1].add(j)
-            found.append((theirs[j][0], ours[i], theirs[j][1]))
+            found.append((theirs[j][0], ours[i], theirs[j][1], mismatch))
     return found
 
 

@@ -145,7 +145,7 @@ def _connected(
         Side(model, trace, {name: index.find(value) for name, value in values.items()})
         for model, trace, values in zip(models, traces, (ours, theirs), strict=True)
     ]
-    return connect(sides[0], sides[1], pairs)[0]
+    return connect(sides[0], sides[1], pairs, doubting=False).wires
 
 
 def _weights(model: nn.Module, modules: Sequence[str]) -> dict[str, Tensor]:
