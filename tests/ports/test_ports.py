@@ -156,7 +156,7 @@ PORTS = {
     ),
     "smollm3": Case(
         config="smollm3-3b.json",
-        boundaries=160,
+        boundaries=115,
         variants={
             "released": {},
             "by interval": {"no_rope_layers": None, "no_rope_layer_interval": 2, "tie_word_embeddings": False},
