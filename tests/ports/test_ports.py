@@ -208,6 +208,16 @@ PORTS = {
         refused=(("hidden_act", "gelu"), ("rope_scaling", LINEAR), ("scoring_func", "softmax")),
         fused=".experts",
     ),
+    "glm_moe_dsa": Case(
+        config="glm-5.json",
+        boundaries=200,
+        variants={
+            "released": {},
+            "indexers shared": {"indexer_types": ["full", "full", "shared"] * 26},
+        },
+        refused=(("hidden_act", "gelu"), ("rope_parameters", YARN), ("indexer_types", ["none"] * 4)),
+        fused=".experts",
+    ),
 }
 
 VARIANTS = [(port, name) for port, case in PORTS.items() for name in case.variants]
