@@ -1,4 +1,4 @@
-"""Faults before experts: other tokens go to other experts then, and what is inside them cannot be told by its values."""
+"""Faults before experts and in them: other tokens go to other experts then, which must not be blamed."""
 
 from pathlib import Path
 
@@ -27,5 +27,4 @@ def test_experts_themselves(root: Path, tmp_path: Path) -> None:
     """Shares that are not brought to a sum of one."""
     port = broken(root, tmp_path, "glm4_moe", "if self.normalised:", "if not self.normalised:")
     report = parity.check(port, small_config=True, stage=("weights", "forward"))
-    assert report.findings[0].cause == "router-norm-topk"
-    assert all(".mlp" in finding.reference_module for finding in report.findings)
+    assert [finding.reference_module for finding in report.findings] == ["model.layers.1.mlp.gate"]
