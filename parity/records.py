@@ -3,6 +3,7 @@
 `Report` is schema 1 of the JSON report. Verdicts are derived from the records below them, never stored twice.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -304,3 +305,18 @@ class Report:
     def exit_code(self) -> int:
         """0 parity, 1 divergence, 2 could not compare."""
         return {"pass": 0, "fail": 1, "incomplete": 2}[self.verdict]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A port that can be named on the command line, and how it did at each stage in the versions named.
+
+    where: the module that it is. Nothing but that is known of the ports of other packages.
+    """
+
+    name: str
+    where: str
+    model_types: tuple[str, ...] = ()
+    reference: str = ""
+    stages: Mapping[str, StageVerdict] = field(default_factory=dict)
+    versions: Versions | None = None

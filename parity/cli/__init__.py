@@ -16,6 +16,7 @@ from parity import __version__
 from parity.cli.audit import audit
 from parity.cli.check import check
 from parity.cli.generate import generate
+from parity.cli.ports import ports
 from parity.cli.source import source
 from parity.errors import ParityError
 
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-COMMANDS = (check, audit, source, generate)
+COMMANDS = (check, audit, source, generate, ports)
 for _command in COMMANDS:
     app.command()(_command)
 

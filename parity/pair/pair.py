@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from parity.errors import ParityError
+from parity.packages import FIXTURES
 from parity.pair import port as ports
 from parity.pair import probe, running
 from parity.pair import reference as references
@@ -23,7 +24,6 @@ from parity.pair.reference import ConfigRejected, Reference
 from parity.pair.small_config import probe_length, shrink
 from parity.pair.weights import Tensors, randomise
 
-FIXTURES = "parity_fixtures"
 Watch = AbstractContextManager[object] | None
 
 

@@ -21,11 +21,10 @@ from torch import Tensor, nn
 
 from parity.errors import ParityError
 from parity.names import shown
+from parity.packages import BUILT_IN, ENTRY_POINTS
 from parity.pair.promote import precision
 from parity.pair.weights import MissingTensor, Tensors
 
-BUILT_IN = "parity_models"
-ENTRY_POINTS = "parity.models"
 PORT_FAILS = (Exception, SystemExit)  # whatever a port raises, or ends with, is told as its fault
 
 

@@ -39,12 +39,12 @@ def test_ports_stand_alone(path: Path) -> None:
     assert top(imports(path)) <= {"torch", *sys.stdlib_module_names}
 
 
-@pytest.mark.parametrize("name", ["records", "generation_records", "errors", "names", "settings"])
+@pytest.mark.parametrize("name", ["records", "generation_records", "errors", "names", "packages", "settings"])
 def test_foundations_need_nothing(name: str) -> None:
     """The standard library, and each other."""
     assert top(imports(ROOT / "parity" / f"{name}.py")) <= {"parity", *sys.stdlib_module_names}
     own = {module for module in imports(ROOT / "parity" / f"{name}.py") if module.startswith("parity.")}
-    assert {module.split(".")[1] for module in own} <= {"errors", "names", "records"}
+    assert {module.split(".")[1] for module in own} <= {"errors", "names", "packages", "records"}
 
 
 @pytest.mark.parametrize("room", ROOMS)

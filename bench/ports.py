@@ -1,0 +1,90 @@
+"""Check the ports that come with Parity at every stage, and write what `parity ports` and docs/architectures.md say.
+
+python -m bench.ports --write fixtures/ports.json --page docs/architectures.md
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import parity
+from parity.pair.port import built_in_names
+from parity.records import PROMOTED_NOISE, Boundary, Report
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
+HEAD = (
+    "| port | reference | config | boundaries | bit by bit | worst, promoted float64 | in bf16, bit by bit | seconds |"
+)
+
+
+def main() -> None:
+    """Check each, write the file and the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--page", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--only", nargs="*", metavar="PORT", help="measure these again, and keep the others' figures")
+    arguments = parser.parse_args()
+    kept = json.loads(arguments.write.read_text(encoding="utf-8")) if arguments.only else {}
+    names = built_in_names()
+    found = {name: measured(name) if name in (arguments.only or names) else kept[name] for name in names}
+    arguments.write.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    arguments.page.write_text(filled(arguments.page.read_text(encoding="utf-8"), found), encoding="utf-8")
+
+
+def measured(name: str) -> dict[str, Any]:
+    """One port, on the small form of its own config, at all stages."""
+    began = time.perf_counter()
+    report = parity.check(name, small_config=True, gradient=True)
+    seconds = time.perf_counter() - began
+    print(f"{name}: {report.verdict} in {seconds:.1f} s", flush=True)
+    model_types = import_module(f"parity_models.{name}").MODEL_TYPES
+    configs = json.loads((FIXTURES / "defaults.json").read_text(encoding="utf-8"))
+    return {
+        "versions": asdict(report.versions),
+        "model_types": list(model_types),
+        "reference": report.reference,
+        "config": configs[model_types[0]],
+        "stages": {stage.name: stage.verdict for stage in report.stages},
+        **figures(report),
+        "seconds": round(seconds, 1),
+    }
+
+
+def figures(report: Report) -> dict[str, Any]:
+    """How many boundaries were compared in float64, and how far the worst was off; the same of bfloat16."""
+    forward = [each for each in report.boundaries if each.stage == "forward" and each.relative is not None]
+    low = [each for each in report.boundaries if each.stage == "precision" and each.relative is not None]
+    return {
+        "boundaries": len(forward),
+        "exact": exact(forward),
+        "worst": max((each.relative or 0.0 for each in forward), default=PROMOTED_NOISE),
+        "low_boundaries": len(low),
+        "low_exact": exact(low),
+    }
+
+
+def exact(boundaries: Iterable[Boundary]) -> int:
+    """How many are equal bit by bit."""
+    return sum(each.verdict == "exact" for each in boundaries)
+
+
+def filled(page: str, found: dict[str, dict[str, Any]]) -> str:
+    """The page with the table of measured figures in its place."""
+    rows = [
+        f"| `{name}` | `{port['reference']}` | `{port['config']}` | {port['boundaries']} | {port['exact']} | "
+        f"{port['worst']:.1e} | {port['low_exact']} of {port['low_boundaries']} | {port['seconds']} |"
+        for name, port in found.items()
+    ]
+    before, _, rest = page.partition(BEGIN)
+    after = rest.partition(END)[2]
+    return "\n".join([before + BEGIN, HEAD, "|---|---|---|---|---|---|---|---|", *rows, END + after])
+
+
+if __name__ == "__main__":
+    main()
