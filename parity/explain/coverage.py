@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from parity.explain.config_mutations import fields, silent
+from parity.packages import FIXTURES
 from parity.pair import reference as references
 from parity.pair.pair import FIXTURES, Pair
 from parity.records import Audit, Coverage, FieldCoverage, MutationCoverage

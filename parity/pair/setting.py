@@ -12,6 +12,7 @@ import torch
 
 from parity.errors import ParityError
 from parity.generation_records import Prompt
+from parity.packages import FIXTURES
 from parity.pair import generation_config, text
 from parity.pair import pair as pairs
 from parity.pair import port as ports
@@ -109,7 +110,7 @@ def prepare(request: Request) -> Setting:
 
 def _defaults() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(
-        (resources.files(pairs.FIXTURES) / "checkpoints" / "defaults.json").read_text(encoding="utf-8")
+        (resources.files(FIXTURES) / "checkpoints" / "defaults.json").read_text(encoding="utf-8")
     )
     return found
 
@@ -136,7 +137,7 @@ def _shipped(port: Port, checkpoints: Mapping[str, str]) -> str:
     name = next((checkpoints[each] for each in port.model_types if each in checkpoints), None)
     if name is None:
         raise ParityError(f"no checkpoint for {port.name} comes with Parity", "Give one: --pretrained DIR_OR_HUB_ID.")
-    path = Path(str(resources.files(pairs.FIXTURES) / "checkpoints" / name))
+    path = Path(str(resources.files(FIXTURES) / "checkpoints" / name))
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 

@@ -27,6 +27,10 @@ def render(ports: Sequence[Listed]) -> Iterator[Text]:
         yield Text(f"measured with {'; '.join(measured)}", style="dim")
 
 
+def _row(port: Listed) -> tuple[str, ...]:
+    return port.name, ", ".join(port.model_types), port.reference or port.where, _stages(port)
+
+
 def as_json(ports: Sequence[Listed]) -> str:
     """The list as JSON text."""
     return json.dumps({"ports": [asdict(port) for port in ports]}, indent=2) + "\n"
