@@ -20,7 +20,7 @@ from typing import Any
 from parity.explain.config_mutations import fields, silent
 from parity.packages import FIXTURES
 from parity.pair import reference as references
-from parity.pair.pair import FIXTURES, Pair
+from parity.pair.pair import Pair
 from parity.records import Audit, Coverage, FieldCoverage, MutationCoverage
 
 # Raised when an audit would find something else: other mutations, other weights, other grounds. Then `make coverage`.
