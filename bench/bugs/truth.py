@@ -113,6 +113,26 @@ def _in_bfloat16(port: Port, pair: Pair) -> Tensor:
     return running.call(port, loaded.model, pair.input_ids).double()
 
 
+def gradients(before: Original, path: Path) -> float:
+    """How far the edited port's parameter gradients, taken together, are from the original's."""
+    edited = ports.resolve(path, promoted=True)
+    return _error(*(_gradients(port, before.pair) for port in (edited, before.pair.promoted_port)))
+
+
+def _gradients(port: Port, pair: Pair) -> Tensor:
+    """Of some sum of the logits, for all parameters `[1, N]`; zeros where none arrives."""
+    loaded = ports.build(port, pair.reference.config, Tensors(pair.checkpoint, True), True, pair.seed)
+    with precision(True), torch.enable_grad():
+        for parameter in loaded.model.parameters():
+            parameter.requires_grad_(True)
+        logits = running.call(port, loaded.model, pair.input_ids)
+        loss = logits.mul(torch.linspace(-1.0, 1.0, logits.shape[-1], dtype=logits.dtype)).sum()
+        parameters = list(loaded.model.parameters())
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    filled = [torch.zeros_like(each) if grad is None else grad for each, grad in zip(parameters, found, strict=True)]
+    return torch.cat([grad.flatten() for grad in filled])[None]
+
+
 @torch.no_grad()
 def _logits(port: Port, pair: Pair) -> Tensor:
     loaded = ports.build(port, pair.reference.config, Tensors(pair.checkpoint, True), True, pair.seed)

@@ -9,7 +9,7 @@ import pytest
 
 from bench.bugs import truth
 from bench.bugs.catalogue import BENIGN, DECODING, MUTANTS, ROUNDING, SEVERAL, TRAINING
-from bench.bugs.edits import DEFAULT_CONFIGS, Config, replaced, touched
+from bench.bugs.edits import DEFAULT_CONFIGS, Config, replaced, source, touched
 from bench.bugs.mutant import Benign, Mutant, Several
 
 Case = Mutant | Several | Benign
@@ -65,6 +65,17 @@ def test_what_one_full_forward_does_not_show(batch: list[Case], tmp_path: Path) 
             found = truth.staged(before, written.path)
             low = found.pop("bfloat16")
             assert (low if case.key in rounding else max(found.values())) > truth.SAME, case.key
+
+
+@pytest.mark.parametrize("batch", batches(TRAINING), ids=label)
+def test_what_only_training_shows(batch: list[Case], tmp_path: Path) -> None:
+    """The logits are the same, and so are not the gradients."""
+    with truth.original(original_of(batch[0]), config_of(batch[0])) as before:
+        assert truth.gradients(before, source(original_of(batch[0]))) <= truth.SAME
+        for case in batch:
+            written = case.write(tmp_path)
+            assert truth.difference(before, written.path, written.config) <= truth.SAME, case.key
+            assert truth.gradients(before, written.path) > truth.SAME, case.key
 
 
 def test_there_are_bugs_of_every_stage() -> None:
