@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help check test lint format types bench bench-bugs coverage ports checkpoint clean
+.PHONY: help check test lint format types bench bench-bugs coverage docs ports checkpoint clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -37,6 +37,11 @@ coverage: .venv/.installed-dev ## Audit the ports that come with Parity, and wri
 
 ports: .venv/.installed-dev ## Check the ports that come with Parity at every stage, and write what is said of them
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.ports --write fixtures/ports.json --page docs/architectures.md
+
+docs: .venv/.installed-dev ## Run again what README.md and docs/ show, and write what has changed
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.causes
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.pages
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.picture
 
 checkpoint: .venv/.installed-dev ## Train the small checkpoint again, and write fixtures/checkpoints/gemma3-tiny
 	OMP_NUM_THREADS=1 $(BIN)/python -m fixtures.checkpoints.train_gemma3_tiny

@@ -35,6 +35,14 @@ def ratio(name: str, command: Sequence[str], base: Sequence[str], runs: int, lim
     return name, f"{ours:.2f} s", f"{theirs:.2f} s", f"{ours / theirs:.2f}", f"{limit:.2f}"
 
 
+def watched(runs: int) -> tuple[str, ...]:
+    """Medians of a check after saving, in a watch, and of a fresh one, in turn."""
+    command = [sys.executable, "-m", "bench.watch", "--runs", str(runs)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=HERE.parent)
+    ours, theirs = (statistics.median(column) for column in zip(*json.loads(done.stdout), strict=True))
+    return "watch, save to verdict / fresh check", f"{ours:.2f} s", f"{theirs:.2f} s", f"{ours / theirs:.2f}", "0.20"
+
+
 def explained(port: str, runs: int) -> Iterator[tuple[str, ...]]:
     """Rows of failing checks beside the passing one of the same port: the median over its bugs, and the dearest."""
     command = [sys.executable, "-m", "bench.failing", port, "--runs", str(runs)]
@@ -112,6 +120,8 @@ def main() -> None:
     )
     check = [parity, "check", "gemma3", "--small-config"]
     speed.add_row(*ratio("check gemma3 / bare script", check, [python, str(HERE / "bare.py")], arguments.runs, 1.25))
+
+    speed.add_row(*watched(arguments.runs))
 
     cost = Table(
         "", "failing", "passing", "ratio", "held to", title="Cost of explaining a failure, small config, imports apart"

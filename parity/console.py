@@ -43,6 +43,15 @@ def show(lines: "Iterable[Text]", output: Path | None) -> None:
         terminal.print(line, soft_wrap=True)
 
 
+def append(text: str, output: Path) -> None:
+    """Text after what a file holds already."""
+    try:
+        with output.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ParityError(f"cannot write {output}: {error.strerror}", "Free some space, or mend its rights.") from error
+
+
 def writable(path: Path) -> None:
     """Find out before the work is done, not after."""
     folder = path.parent
@@ -51,9 +60,12 @@ def writable(path: Path) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all; what is no file, a device or a pipe, is written to and left in its place."""
     name = None
     try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
         with tempfile.NamedTemporaryFile(
             "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
         ) as file:

@@ -1,14 +1,12 @@
 """The stages above the full forward: low precision, decoding, padded rows, gradients, each with its findings."""
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from parity.compare import gradients, rungs, stages
+from parity.compare import error_maps, gradients, rungs, stages
 from parity.compare import precision as precisions
 from parity.compare.boundaries import UNSTABLE
 from parity.compare.capture import LOGITS
@@ -16,7 +14,7 @@ from parity.explain import gradient_findings, precision_findings, rounding, stat
 from parity.explain.trace import TooLarge
 from parity.pair.pair import Pair
 from parity.pair.port import DoesNotFit
-from parity.records import PROMOTED_NOISE, Boundary, Finding, StageVerdict
+from parity.records import PROMOTED_NOISE, Boundary, ErrorMap, Finding, StageVerdict
 
 Progress = Callable[[str], object]
 _BELOW = ("weights", "forward")
@@ -31,6 +29,7 @@ class Climbed:
     boundaries: tuple[Boundary, ...] = ()
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+    maps: tuple[ErrorMap, ...] = ()
 
 
 def climb(
@@ -71,14 +70,18 @@ def _lowered(pair: Pair, sides: stages.Sides, measured: stages.Forward, dtype: s
         return Climbed(("not_run", UNSTABLE, 0.0))
     found = []
     for each in precisions.dtypes_of(pair, dtype):
-        with tempfile.TemporaryDirectory(prefix="parity-") as directory:
-            try:
-                low = precisions.measure(pair, sides, measured, each, Path(directory))
-            except DoesNotFit as error:  # its loader, say, knows no such dtype
-                return Climbed(("not_run", f"the port does not load in {_name(each)}: {error.problem}", 0.0))
-            found.append((low, _rounded(low, sides)))
+        try:
+            low = precisions.measure(pair, sides, measured, each)
+        except DoesNotFit as error:  # its loader, say, knows no such dtype
+            return Climbed(("not_run", f"the port does not load in {_name(each)}: {error.problem}", 0.0))
+        found.append((low, _rounded(low, sides)))
     seconds = time.perf_counter() - began
-    places = [place for low, rounded in found for place in precision_findings.boundaries(sides, low, rounded)]
+    places: list[Boundary] = []
+    maps: list[ErrorMap] = []
+    for low, rounded in found:
+        judged = precision_findings.boundaries(sides, low, rounded)
+        places += judged
+        maps += error_maps.of_precision(pair, sides, low, judged)
     told = [finding for low, rounded in found for finding in precision_findings.findings(low, rounded)]
     notes = [note for low, rounded in found for note in precision_findings.notes(low, rounded)]
     raised = next((low.raised for low, _ in found if low.raised is not None), None)
@@ -88,7 +91,7 @@ def _lowered(pair: Pair, sides: stages.Sides, measured: stages.Forward, dtype: s
         return Climbed(("not_run", "no boundary of the full forward is right, so that none can be judged", 0.0))
     failed = bool(told) or any(place.verdict == "diff" for place in places)
     verdict: StageVerdict = "fail" if failed else "pass"
-    return Climbed((verdict, "", seconds), tuple(places), tuple(told), tuple(notes))
+    return Climbed((verdict, "", seconds), tuple(places), tuple(told), tuple(notes), tuple(maps))
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -123,4 +126,5 @@ def _climbed(pair: Pair, sides: stages.Sides, measured: stages.Forward, run: Cal
     seconds = time.perf_counter() - began
     verdict: StageVerdict = "fail" if rung.failing else "pass"
     told = stateful.findings(pair, sides, measured, rung)
-    return Climbed((verdict, "", seconds), stateful.boundaries(sides, rung), told, rung.notes)
+    maps = error_maps.of_rung(sides, rung)
+    return Climbed((verdict, "", seconds), stateful.boundaries(sides, rung), told, rung.notes, maps)

@@ -14,6 +14,12 @@ def numbers(name: str) -> tuple[int, ...]:
     return tuple(int(part) for part in _NUMBER.findall(name))
 
 
+def block(name: str) -> str:
+    """The block that a module is in: its name up to the first number; the module itself where it is in none."""
+    found = _NUMBER.search(name)
+    return name[: found.end()] if found else name
+
+
 def template(name: str) -> str:
     """A dotted name with `{}` for its numbers."""
     return _NUMBER.sub("{}", name)

@@ -3,12 +3,14 @@
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from parity import __version__, ladder
-from parity.compare import stages
+from parity.compare import error_maps, stages
 from parity.compare.boundaries import boundaries, unmatched
 from parity.errors import ParityError
 from parity.explain import coverage, findings, load_findings
@@ -17,6 +19,8 @@ from parity.explain.finish import finish
 from parity.explain.taps import among
 from parity.pair import pair as pairs
 from parity.pair import reference as references
+from parity.pair.kept import Kept
+from parity.pair.modules import Modules
 from parity.records import DTYPES, STAGES, Report, Stage, Versions
 
 ON_REQUEST = ("gradient",)
@@ -72,9 +76,7 @@ def check(
         ParityError: bad input; says what to do next.
     """
     asked = tuple(stage)
-    unknown = [name for name in asked if name not in STAGES]
-    if unknown:
-        raise ParityError(f"there is no stage {unknown[0]!r}", f"Stages are {', '.join(STAGES)}.")
+    _refuse_unknown(asked)
     if pretrained is not None:
         from parity import pretrained as checkpoints
 
@@ -96,68 +98,169 @@ def check(
         revision=revision, max_blocks=max_blocks, prompt=prompt, tokens=tokens, trust_remote_code=trust_remote_code,
         device=None if device == "cpu" else device,
     )  # fmt: skip
-    dtype = dtype or "float32"
-    if dtype not in DTYPES:
-        raise ParityError(f"there is no dtype {dtype!r} to compare in", f"Those are {', '.join(DTYPES)}.")
-    wanted = [name for name in STAGES if name in asked or (not asked and name not in ON_REQUEST)]
-    wanted += ["gradient"] if gradient and "gradient" not in wanted else []
-    with tempfile.TemporaryDirectory(prefix="parity-") as directory:
-        began = time.perf_counter()
-        progress("building both models")
-        pair = pairs.make(
-            port,
-            Path(config) if config else None,
-            str(reference) if reference else None,
-            small_config,
-            seed,
-            Path(directory),
-            getattr(torch, dtype),
-        )
-        progress("loading weights in float64")
-        sides = stages.load(pair)
-        loaded = time.perf_counter()
-        progress("comparing boundaries")
-        measured = stages.forward(pair, sides)
-        compared = time.perf_counter()
+    with Session(
+        port,
+        config=config,
+        reference=reference,
+        small_config=small_config,
+        seed=seed,
+        dtype=dtype,
+        stage=asked,
+        gradient=gradient,
+        keeps=False,
+    ) as once:
+        return once.check(progress)
 
-        progress("explaining")
-        misloaded = load_findings.weights(sides, measured) if "weights" in wanted else ()
-        settled = [each.finding for each in misloaded]
-        located = (*misloaded, *(findings.forward(sides, measured, settled) if "forward" in wanted else ()))
-        explained = explain(pair, sides, measured, located)
-        found = finish(pair, sides, measured, located, explained.findings)
-        places = boundaries(sides, measured) if "forward" in wanted else ()
-        failed = any(finding.stage == "forward" for finding in found) or any(
-            place.verdict == "diff" for place in places
-        )
-        outcomes: dict[str, ladder.Outcome] = {
-            "weights": ("fail" if misloaded else "pass", "", loaded - began),
-            "forward": ("fail" if failed else "pass", "; ".join(pair.notes), compared - loaded),
-        }
-        climbed = ladder.climb(pair, sides, measured, wanted, dtype, progress)
-        outcomes |= {name: rung.outcome for name, rung in climbed.items()}
-        return Report(
-            versions=Versions(__version__, torch.__version__, references.VERSION),
-            port=pair.port.name,
-            reference=pair.reference.class_name,
-            weights="random",
-            seed=seed,
-            stages=tuple(
-                Stage(name, *outcomes[name], requested=name in asked or (gradient and name == "gradient"))
-                if name in wanted
-                else _left_out(name, asked)
-                for name in STAGES
-            ),
-            boundaries=(
-                *among(places, explained.taps),
-                *(place for rung in climbed.values() for place in rung.boundaries),
-            ),
-            findings=(*found, *(finding for rung in climbed.values() for finding in rung.findings)),
-            unmatched=unmatched(sides, measured),
-            coverage=coverage.known(pair) if "forward" in wanted else None,
-            notes=(*pair.notes, *(note for rung in climbed.values() for note in rung.notes)),
-            dtype=dtype,
-        )
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is compared on random weights, whatever the port is at the time."""
+
+    port: object
+    config: Path | None
+    reference: str | None
+    small_config: bool
+    seed: int
+    dtype: str
+    stage: tuple[str, ...]
+    gradient: bool
+
+    @property
+    def wanted(self) -> list[str]:
+        """The stages to run."""
+        found = [name for name in STAGES if name in self.stage or (not self.stage and name not in ON_REQUEST)]
+        return found + (["gradient"] if self.gradient and "gradient" not in found else [])
+
+    def is_requested(self, stage: str) -> bool:
+        """Whether a stage was asked for by name."""
+        return stage in self.stage or (self.gradient and stage == "gradient")
+
+
+class Session:
+    """Checks of one port on random weights, one after another, as its files change.
+
+    What belongs to the reference alone (its models, its weights on disk, its runs, recorded ones included) is made in
+    the first check and kept; the port and the modules of its own that it brings in are imported anew in each. A report
+    is what a session of its own would give.
+    """
+
+    def __init__(
+        self,
+        port: object,
+        *,
+        config: str | Path | None = None,
+        reference: str | Path | None = None,
+        small_config: bool = False,
+        seed: int = 0,
+        dtype: str | None = None,
+        stage: Iterable[str] = (),
+        gradient: bool = False,
+        keeps: bool = True,
+    ):
+        """Arguments are those of `check`; keeps: for more than one check.
+
+        Raises:
+            ParityError: an unknown stage or dtype.
+        """
+        asked, dtype = tuple(stage), dtype or "float32"
+        _refuse_unknown(asked)
+        if dtype not in DTYPES:
+            raise ParityError(f"there is no dtype {dtype!r} to compare in", f"Those are {', '.join(DTYPES)}.")
+        from_file, named = Path(config) if config else None, str(reference) if reference else None
+        self._asked = _Asked(port, from_file, named, small_config, seed, dtype, asked, gradient)
+        self._kept = Kept(keeps)
+        self._modules = Modules(port) if keeps else None
+        self._directory = tempfile.TemporaryDirectory(prefix="parity-")
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._directory.cleanup()
+
+    @property
+    def files(self) -> frozenset[Path]:
+        """The files of the port, as far as they are known by now."""
+        return self._modules.files if self._modules else frozenset()
+
+    def check(self, progress: Progress = lambda _: None) -> Report:
+        """Compare the port as it is now.
+
+        Raises:
+            ParityError: bad input; says what to do next. The session goes on all the same.
+        """
+        with self._modules.anew() if self._modules else nullcontext():
+            return _line(self._asked, Path(self._directory.name), self._kept, progress)
+
+
+def _line(asked: _Asked, directory: Path, kept: Kept, progress: Progress) -> Report:
+    """The line itself."""
+    began = time.perf_counter()
+    progress("building both models")
+    pair = pairs.make(
+        asked.port,
+        asked.config,
+        asked.reference,
+        asked.small_config,
+        asked.seed,
+        directory,
+        getattr(torch, asked.dtype),
+        kept=kept,
+    )
+    wanted = asked.wanted
+    progress("loading weights in float64")
+    sides = stages.load(pair)
+    loaded = time.perf_counter()
+    progress("comparing boundaries")
+    measured = stages.forward(pair, sides)
+    compared = time.perf_counter()
+
+    progress("explaining")
+    misloaded = load_findings.weights(sides, measured) if "weights" in wanted else ()
+    settled = [each.finding for each in misloaded]
+    located = (*misloaded, *(findings.forward(sides, measured, settled) if "forward" in wanted else ()))
+    explained = explain(pair, sides, measured, located)
+    found = finish(pair, sides, measured, located, explained.findings)
+    places = boundaries(sides, measured) if "forward" in wanted else ()
+    failed = any(finding.stage == "forward" for finding in found) or any(place.verdict == "diff" for place in places)
+    outcomes: dict[str, ladder.Outcome] = {
+        "weights": ("fail" if misloaded else "pass", "", loaded - began),
+        "forward": ("fail" if failed else "pass", "; ".join(pair.notes), compared - loaded),
+    }
+    own = error_maps.of_forward(pair, sides, measured) if "forward" in wanted else ()
+    tapped = (tap.map for tap in explained.taps if tap.map is not None)
+    climbed = ladder.climb(pair, sides, measured, wanted, asked.dtype, progress)
+    lines = (
+        *among(places, explained.taps),
+        *(place for rung in climbed.values() for place in rung.boundaries),
+    )
+    outcomes |= {name: rung.outcome for name, rung in climbed.items()}
+    return Report(
+        versions=Versions(__version__, torch.__version__, references.VERSION),
+        port=pair.port.name,
+        reference=pair.reference.class_name,
+        weights="random",
+        seed=asked.seed,
+        stages=tuple(
+            Stage(name, *outcomes[name], requested=asked.is_requested(name))
+            if name in wanted
+            else _left_out(name, asked.stage)
+            for name in STAGES
+        ),
+        boundaries=lines,
+        findings=(*found, *(finding for rung in climbed.values() for finding in rung.findings)),
+        unmatched=unmatched(sides, measured),
+        coverage=coverage.known(pair) if "forward" in wanted else None,
+        notes=(*pair.notes, *(note for rung in climbed.values() for note in rung.notes)),
+        dtype=asked.dtype,
+        maps=error_maps.first((*own, *tapped, *(each for rung in climbed.values() for each in rung.maps)), lines),
+    )
+
+
+def _refuse_unknown(stages: Iterable[str]) -> None:
+    unknown = [name for name in stages if name not in STAGES]
+    if unknown:
+        raise ParityError(f"there is no stage {unknown[0]!r}", f"Stages are {', '.join(STAGES)}.")
 
 
 def _left_out(name: str, asked: tuple[str, ...]) -> Stage:

@@ -13,6 +13,7 @@ Kind = Literal["input", "output", "tap"]
 FieldVerdict = Literal["seen", "blind", "no_effect", "untried", "silent"]
 CauseVerdict = Literal["seen", "blind", "untried", "not_applicable", "elsewhere"]
 MutationVerdict = Literal["caught", "missed", "equivalent"]
+Columns = Literal["feature", "head", "key"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 STAGES = ("weights", "forward", "precision", "cache", "batch", "gradient")
@@ -127,16 +128,16 @@ class Boundary:
 
 @dataclass(frozen=True)
 class ErrorMap:
-    """Where in the tensor of one boundary the port is wrong: its own error by token position and by feature or head.
+    """Where in the tensor of one boundary the port is wrong: its own error by token position and feature, head or key.
 
-    stage, name: of the boundary. columns: what the columns stand for. Labels say which positions and which features or
-    heads a cell takes together. values: one row per label; the L2 norm of the difference in the cell over that of the
-    reference's values there, None where that is not finite.
+    stage, name: of the boundary. columns: what the columns stand for. Labels say which positions and which features,
+    heads or keys a cell takes together. values: one row per label; the L2 norm of the difference in the cell over that
+    of the reference's values there, None where that is not finite; of a mask, the share of entries that differ.
     """
 
     stage: str
     name: str
-    columns: Literal["feature", "head"]
+    columns: Columns
     row_labels: tuple[str, ...]
     column_labels: tuple[str, ...]
     values: tuple[tuple[float | None, ...], ...]

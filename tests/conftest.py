@@ -3,12 +3,19 @@
 import json
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+
+if TYPE_CHECKING:
+    from parity import Report
+
+pytest_plugins = ["pytester"]  # for tests/plugin; pytest wants to know of it up here
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,3 +51,43 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     config = json.loads((ROOT / "fixtures" / "configs" / "gemma-3-270m.json").read_text())
     return write(tmp_path_factory.mktemp("checkpoint"), config)
+
+
+@pytest.fixture(scope="session")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], "Report"]:
+    """Reports of every kind, by name; each is made when it is first asked for."""
+    import parity
+
+    text = (ROOT / "models" / "gemma3.py").read_text()
+    folder = tmp_path_factory.mktemp("ports")
+
+    def port(name: str, base: str, old: str, new: str) -> Path:
+        path = folder / name
+        path.write_text(
+            f"from parity_fixtures.rewrite import rewrite\n\nrewrite(globals(), {base!r}, {(old, new)!r})\n"
+        )
+        return path
+
+    def make(name: str) -> "Report":
+        small = {"small_config": True}
+        if name == "passing":
+            return parity.check("gemma3", **small)
+        if name == "failing":
+            path = folder / "own_port.py"
+            path.write_text(text.replace("distance < self", "distance <= self").replace("window - 1,", "window,"))
+            return parity.check(path, **small)
+        if name == "rounding":
+            root = "torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)"
+            return parity.check(port("rounding.py", "qwen3", root, f"{root}.to(x.dtype).float()"), **small)
+        if name == "sparse":
+            return parity.check(ROOT / "fixtures/benign/fewer_modules.py", **small, stage=["forward"])
+        if name == "incomplete":
+            path = folder / "no_cache.py"
+            path.write_text(text.replace("def new_cache(", "def other_cache("))
+            return parity.check(path, **small, stage=["forward", "cache"])
+        if name == "not finite":
+            embedded = "x = self.embed_tokens(input_ids)"
+            return parity.check(port("nan.py", "gemma3", embedded, f"{embedded} / 0"), **small, stage=["forward"])
+        raise KeyError(name)
+
+    return lru_cache(make)

@@ -6,6 +6,7 @@ torch and everything that needs it is imported inside the command bodies, so tha
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from inspect import signature
 from pathlib import Path
 from typing import Annotated
@@ -15,10 +16,15 @@ import typer
 from parity import __version__
 from parity.cli.audit import audit
 from parity.cli.check import check
+from parity.cli.explain import explain
+from parity.cli.gate import gate
+from parity.cli.gate import settings as gate_settings
 from parity.cli.generate import generate
 from parity.cli.ports import ports
+from parity.cli.report import report
 from parity.cli.source import source
 from parity.errors import ParityError
+from parity.report.formats import AUDIT, CHECK, GENERATION
 
 app = typer.Typer(
     name="parity",
@@ -28,14 +34,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-COMMANDS = (check, audit, source, generate, ports)
+COMMANDS = (check, gate, audit, source, generate, report, explain, ports)
 for _command in COMMANDS:
     app.command()(_command)
 
 _INTERRUPTED = 130
 
 # Names in [tool.parity], their types, and the parameters that they set, of every command that has one.
-_SETTINGS: dict[str, tuple[type, str]] = {
+_SETTINGS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "config": (str, "config"),
     "reference": (str, "reference"),
     "small_config": (bool, "small_config"),
@@ -45,10 +51,11 @@ _SETTINGS: dict[str, tuple[type, str]] = {
     "gradient": (bool, "gradient"),
     "device": (str, "device"),
     "max_new_tokens": (int, "max_new_tokens"),
-    "format": (str, "form"),
+    "format": ((str, list), "form"),
     "all": (bool, "every"),
 }
-_NOT_OF = {"audit": {"small_config"}}  # always on the small config, unless told otherwise
+_NOT_OF = {"audit": {"small_config"}, "gate": {"small_config"}}  # always on the small config, unless told otherwise
+_FORMATS: dict[str, Iterable[str]] = {"audit": AUDIT, "generate": GENERATION}
 
 
 @app.callback()
@@ -61,15 +68,23 @@ def _parity(
     if version:
         typer.echo(f"parity {__version__}")
         raise typer.Exit
-    settings = from_project(Path.cwd(), {name: kind for name, (kind, _) in _SETTINGS.items()})
+    settings = from_project(Path.cwd(), {name: kind for name, (kind, _) in _SETTINGS.items()}, ("gate",))
     context.default_map = {
         command.__name__: {
-            _SETTINGS[name][1]: value
+            _SETTINGS[name][1]: _formats(value, command.__name__) if name == "format" else value
             for name, value in settings.items()
             if _SETTINGS[name][1] in signature(command).parameters and name not in _NOT_OF.get(command.__name__, ())
         }
         for command in COMMANDS
     }
+    context.default_map["gate"] = {**context.default_map["gate"], **gate_settings(Path.cwd())}
+
+
+def _formats(value: str | list[str], command: str) -> list[str]:
+    """The formats that a project wants, of one command: those that others alone have are left out."""
+    known = _FORMATS.get(command, CHECK)
+    asked = [value] if isinstance(value, str) else value
+    return [each for each in asked if (form := str(each).partition("=")[0]) in known or form not in CHECK]
 
 
 def main() -> None:

@@ -1,12 +1,16 @@
 """`parity check`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from parity import console
-from parity.cli.options import ConfigFile, ConfigFrom, Form, Format, Output, Port, RunDtype, Seed
+from parity.cli import imports, outputs
+from parity.cli.options import ConfigFile, ConfigFrom, Output, Port, RunDtype, Seed, formats
+from parity.cli.watching import follow, refuse_beside_watch
+from parity.report.formats import CHECK
 
 if TYPE_CHECKING:
     from parity.records import Report
@@ -52,16 +56,23 @@ def check(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
     ] = False,
-    form: Form = Format.text,
+    form: Annotated[list[str] | None, formats(CHECK)] = None,
     output: Output = None,
     every: Annotated[bool, typer.Option("--all/--no-all", envvar="PARITY_ALL", help="Show every boundary.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Check again whenever the port is saved.")] = False,
 ) -> None:
     """Compare a port with its reference, boundary by boundary."""
-    if output is not None:
-        console.writable(output)
+    wanted = outputs.targets(form, output, CHECK, "a check")
+    if watch:
+        for_checkpoints = (revision, max_blocks, prompt, tokens, trust_remote_code, device != "cpu")
+        other = {"an option for real checkpoints": any(for_checkpoints)}
+        refuse_beside_watch({"--pretrained": pretrained, "--output": output, **other}, wanted)
+        settings = (small_config, seed, dtype.value if dtype else None, stage or (), gradient)
+        follow(port, config, reference, settings, wanted, lambda each, files: write(each, files, every), every=every)
     with console.blocks() if pretrained else console.phrases() as (progress, step):
         progress("importing torch and transformers")
-        from parity.pipeline import check as run
+        with imports.at_once():
+            from parity.pipeline import check as run
 
         report = run(
             port,
@@ -82,16 +93,13 @@ def check(
             progress=progress,
             step=step,
         )
-    _write(report, form, output, every)
+    write(report, wanted, every)
     raise typer.Exit(report.exit_code)
 
 
-def _write(report: "Report", form: Format, output: Path | None, every: bool) -> None:
-    if form is Format.json:
-        from parity.report.json import render as render_json
+def write(report: "Report", wanted: Iterable[outputs.Target], every: bool) -> None:
+    """A report in all the formats that are wanted; every: with every boundary, in text."""
+    from parity.report.markdown import summary
+    from parity.report.text import render
 
-        console.put(render_json(report), output)
-        return
-    from parity.report.text import render as render_text
-
-    console.show(render_text(report, every, None if output else console.columns()), output)
+    outputs.write(report, wanted, CHECK, lambda each, width: render(each, every, width), summary)

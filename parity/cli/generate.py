@@ -6,8 +6,10 @@ from typing import Annotated
 import typer
 
 from parity import console
-from parity.cli.options import Dtype, Form, Format, Output
+from parity.cli import outputs
+from parity.cli.options import Dtype, Output, formats
 from parity.errors import ParityError
+from parity.report.formats import GENERATION
 
 
 def generate(
@@ -33,7 +35,7 @@ def generate(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
     ] = False,
-    form: Form = Format.text,
+    form: Annotated[list[str] | None, formats(GENERATION)] = None,
     output: Output = None,
     do_sample: Annotated[bool, typer.Option("--do-sample", hidden=True)] = False,
     temperature: Annotated[float | None, typer.Option(hidden=True)] = None,
@@ -48,9 +50,8 @@ def generate(
             f"{refused[0]}: greedy text can be compared token by token, sampled text cannot",
             f"Leave {' and '.join(refused)} out.",
         )
-    if output is not None:
-        console.writable(output)
-    with console.watching(form is Format.text and output is None) as watcher:
+    wanted = outputs.targets(form, output, GENERATION, "a generation")
+    with console.watching(outputs.Target("text") in wanted) as watcher:
         watcher.progress("importing torch and transformers")
         from parity.generation import generate as run
 
@@ -69,10 +70,7 @@ def generate(
             trust_remote_code=trust_remote_code,
             watcher=watcher,
         )
-    from parity.report import generation_json, generation_text
+    from parity.report.generation_text import render
 
-    if form is Format.json:
-        console.put(generation_json.render(found), output)
-    else:
-        console.show(generation_text.render(found, None if output else console.columns()), output)
+    outputs.write(found, wanted, GENERATION, render)
     raise typer.Exit(found.exit_code)

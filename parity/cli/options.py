@@ -1,8 +1,9 @@
 """Options that several commands have."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,13 +25,6 @@ class RunDtype(StrEnum):
     float16 = "float16"
 
 
-class Format(StrEnum):
-    """How a report is written."""
-
-    text = "text"
-    json = "json"
-
-
 Port = Annotated[str, typer.Argument(help="Built-in name, file (port.py, port.py:Namespace) or dotted module.")]
 ConfigFile = Annotated[
     Path | None, typer.Option(envvar="PARITY_CONFIG", help="config.json to build the models from.", metavar="FILE")
@@ -39,5 +33,12 @@ ConfigFrom = Annotated[
     str | None, typer.Option(envvar="PARITY_REFERENCE", help="Take config.json from here.", metavar="DIR_OR_HUB_ID")
 ]
 Seed = Annotated[int, typer.Option(envvar="PARITY_SEED", help="Of random weights and tokens.", min=0)]
-Form = Annotated[Format, typer.Option("--format", envvar="PARITY_FORMAT", help="How to write it.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to FILE.", metavar="FILE")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Write what names no file to FILE.", metavar="FILE")
+]
+
+
+def formats(known: Iterable[str]) -> Any:
+    """The option `--format` of a command that has these."""
+    told = f"How to write it, to stdout or a file (repeatable): {', '.join(known)}."
+    return typer.Option("--format", envvar="PARITY_FORMAT", help=told, metavar="F[=FILE]")

@@ -5,23 +5,21 @@ stretch in promoted float64, on the same rounded inputs and weights, says how la
 whose error is no larger than its reference's is right, however the two round.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from parity.compare import isolate as isolation
 from parity.compare.capture import LOGITS, Endpoint, Substitute, Trace, run, settled
-from parity.compare.choices import Recording, Replaying
+from parity.compare.choices import Choices, Recording, Replaying
 from parity.compare.lower import lower
 from parity.compare.measure import worst
 from parity.compare.stages import Forward, Sides
 from parity.compare.wires import Wire, by_endpoint
 from parity.pair import oracle, running
 from parity.pair import pair as pairs
-from parity.pair import reference as references
 from parity.pair.pair import Pair
 from parity.pair.port import DoesNotFit
 from parity.pair.promote import precision
@@ -67,8 +65,25 @@ class Lowered:
     tied: int = 0
 
 
+@dataclass(frozen=True)
+class _Reference:
+    """The reference in low precision after a free run, what it chose in it, and its twin in promoted float64."""
+
+    trace: Trace
+    choices: Choices
+    exact: nn.Module
+
+
+def _reference(low: Pair, dtype: torch.dtype) -> _Reference:
+    recording = Recording(dtype)
+    model = low.reference_model
+    with precision(False, recording):
+        trace = settled(run(model, lambda: oracle.execute(model, low.program)))
+    return _Reference(trace, recording.choices, pairs.promoted_reference(low))
+
+
 @torch.no_grad()
-def measure(pair: Pair, sides: Sides, measured: Forward, dtype: torch.dtype, directory: Path) -> Lowered:
+def measure(pair: Pair, sides: Sides, measured: Forward, dtype: torch.dtype) -> Lowered:
     """Compare every boundary that the full forward had right, in `dtype`.
 
     Args:
@@ -76,21 +91,16 @@ def measure(pair: Pair, sides: Sides, measured: Forward, dtype: torch.dtype, dir
         sides: both models in promoted float64.
         measured: what the forward stage measured.
         dtype: of weights and runs.
-        directory: an empty directory for the weights in that dtype.
     """
-    low = pairs.stored_in(pair, dtype, directory)
+    low = pairs.stored_in(pair, dtype)
     lower(low, sides.loading)
-    recording = Recording(dtype)
-    with precision(False, recording):
-        reference = settled(run(low.reference_model, lambda: oracle.execute(low.reference_model, low.program)))
-    exact = references.build(pair.reference, True)
-    exact.load_state_dict(low.reference_model.state_dict())
-    chooses = bool(recording.choices.indices)
+    own = pair.kept.once(("lowered", dtype), lambda: _reference(low, dtype))
+    reference = own.trace
+    chooses = bool(own.choices.indices)
     steady = _steady(measured, sides, pair.input_ids.shape) if chooses else measured
     handed = [wire for wire in steady.isolated.wires if wire.reference not in measured.isolated.elsewhere]
-    given = {wire.reference for wire in handed}
-    with precision(True, Replaying(recording.choices)):
-        truth = settled(run(exact, lambda: oracle.execute(exact, low.program), _substitutes(given, reference)))
+    given = frozenset(wire.reference for wire in handed)
+    truth = pair.kept.once(("truth", dtype), lambda: _truth(low, own, given), given)
     model = low.port_model.model
     try:
         with precision(False):
@@ -101,7 +111,7 @@ def measure(pair: Pair, sides: Sides, measured: Forward, dtype: torch.dtype, dir
         return Lowered(low, steady, reference, truth, truth, (), error)
     right = {end for end, error in measured.isolated.errors.items() if error <= PROMOTED_NOISE}
     by_end = {end: wires for end, wires in by_endpoint(handed, "reference").items() if end in right}
-    tied = recording.choices.near_ties(*pair.input_ids.shape)
+    tied = own.choices.near_ties(*pair.input_ids.shape)
     sift = _Sift(pair.input_ids.shape, tied)
     found = [_accuracy(end, by_end[end], port, reference, truth, sift) for end in sorted(by_end, key=reference.event)]
     fitted = isolation.fitted(reference.logits, port.logits)
@@ -116,7 +126,14 @@ def measure(pair: Pair, sides: Sides, measured: Forward, dtype: torch.dtype, dir
     return Lowered(low, steady, reference, port, truth, kept, None, 0 if tied is None else int(tied.sum()))
 
 
-def _substitutes(given: set[Endpoint], reference: Trace) -> Mapping[Endpoint, Substitute]:
+def _truth(low: Pair, reference: _Reference, given: Set[Endpoint]) -> Trace:
+    """The promoted run of the reference's rounded weights, handed its values in low precision at some endpoints."""
+    handed = _substitutes(given, reference.trace)
+    with precision(True, Replaying(reference.choices)):
+        return settled(run(reference.exact, lambda: oracle.execute(reference.exact, low.program), handed))
+
+
+def _substitutes(given: Set[Endpoint], reference: Trace) -> Mapping[Endpoint, Substitute]:
     """The reference handed its own low-precision values, so that the truth of each stretch is of the same inputs."""
 
     def substitute(endpoint: Endpoint) -> Substitute:

@@ -136,17 +136,16 @@ def _masked(pair: Pair, sides: Sides, program: Program) -> Outcome:
 
 def _run(pair: Pair, sides: Sides, program: Program, told: bool = True) -> Outcome:
     with precision(True):
-        reference = _oracles(sides, program) if told else None
+        reference = _oracles(pair, sides, program) if told else None
         try:
             given = running.execute(pair.port, sides.port.model, program)
         except ParityError as error:
             if error.__cause__ is None and not program.last:  # logits of last tokens alone, once there is a cache
                 return _run(pair, sides, replace(program, last=True), told)
             return Outcome(
-                program, raised=error, oracle=_apart(reference, _expected(sides.reference.trace.logits, program))
+                program, raised=error, oracle=_apart(reference, expected_at(sides.reference.trace.logits, program))
             )
-    theirs = _expected(sides.reference.trace.logits, program)
-    ours = theirs if program.last else _expected(sides.port.trace.logits, program)
+    theirs, ours = expected_at(sides.reference.trace.logits, program), expected_of(sides, program)
     own = _apart(given, ours)
     largest, mean = (None, None) if own is None else worst(*_real(given, ours))
     return Outcome(
@@ -162,15 +161,24 @@ def _run(pair: Pair, sides: Sides, program: Program, told: bool = True) -> Outco
     )
 
 
-def _oracles(sides: Sides, program: Program) -> Tensor | None:
+def _oracles(pair: Pair, sides: Sides, program: Program) -> Tensor | None:
     """The reference's part, None if it cannot: some have no path with a cache."""
-    try:
-        return oracle.execute(sides.reference.model, program)
-    except Exception:  # whatever a reference raises that was not made for this
-        return None
+
+    def execute() -> Tensor | None:
+        try:
+            return oracle.execute(sides.reference.model, program)
+        except Exception:  # whatever a reference raises that was not made for this
+            return None
+
+    return pair.kept.once(("program", program.name), execute, program.told)
 
 
-def _expected(logits: Tensor, program: Program) -> Tensor:
+def expected_of(sides: Sides, program: Program) -> Tensor:
+    """What a port's own full forward gives at a program's places; the reference's where the port has no such logits."""
+    return expected_at((sides.reference if program.last else sides.port).trace.logits, program)
+
+
+def expected_at(logits: Tensor, program: Program) -> Tensor:
     """What the full forward gives at a program's places; NaN where there is padding."""
     whole = alone(logits, program)
     if not program.last:

@@ -57,16 +57,33 @@ class Forward:
     shape: str
 
 
-@torch.no_grad()
-def load(pair: Pair) -> Sides:
-    """Build and load both models in promoted float64, run each freely, and audit the load."""
-    reference_model, loaded = pairs.promoted(pair)
+@dataclass(frozen=True)
+class _Free:
+    """The reference in promoted float64 after a free run, and what of the checkpoint a port is held against."""
+
+    side: Side
+    index: Index
+    shapes: Mapping[str, torch.Size]
+
+
+def _free(pair: Pair) -> _Free:
+    model = pairs.promoted_reference(pair)
     checkpoint = dict(Tensors(pair.checkpoint, promoted=True))
     index = Index(checkpoint)
     with precision(True):
-        reference = settled(run(reference_model, lambda: oracle.execute(reference_model, pair.program)))
+        trace = settled(run(model, lambda: oracle.execute(model, pair.program)))
+    shapes = {name: tensor.shape for name, tensor in checkpoint.items()}
+    return _Free(Side(model, trace, holdings(model, index)), index, shapes)
+
+
+@torch.no_grad()
+def load(pair: Pair) -> Sides:
+    """Build and load both models in promoted float64, run each freely, and audit the load."""
+    reference = pair.kept.once("free run", lambda: _free(pair))
+    loaded = pairs.promoted_port_model(pair)
+    with precision(True):
         port = run(loaded.model, _forward(pair, loaded.model))
-    port_holdings = holdings(loaded.model, index)
+    port_holdings = holdings(loaded.model, reference.index)
     now = parameters(loaded.model)
 
     def began(module: str) -> int:
@@ -74,13 +91,13 @@ def load(pair: Pair) -> Sides:
         return min(inside, default=NEVER)
 
     return Sides(
-        Side(reference_model, reference, holdings(reference_model, index)),
+        reference.side,
         Side(loaded.model, port, port_holdings),
         audit(
             port_holdings,
             now,
             loaded.initial,
-            {name: tensor.shape for name, tensor in checkpoint.items()},
+            reference.shapes,
             loaded.dropped,
             loaded.read,
             lambda tensor: _affected(pair, tensor, now, port.logits),
@@ -174,8 +191,8 @@ def _same(first: Tensor, second: Tensor) -> bool:
 def _plain(pair: Pair, sides: Sides, wires: tuple[Wire, ...]) -> dict[Endpoint, tuple[float, float]]:
     """Largest and mean absolute differences of two plain runs, in the dtype of the weights."""
     lower(pair, sides.loading)
+    reference = pair.kept.once("plain run", lambda: plain_run(pair))
     with precision(False):
-        reference = settled(run(pair.reference_model, lambda: oracle.execute(pair.reference_model, pair.program)))
         port = _plain_port(pair)
     found = {}
     for endpoint, meeting in by_endpoint(wires, "reference").items():
@@ -187,6 +204,12 @@ def _plain(pair: Pair, sides: Sides, wires: tuple[Wire, ...]) -> dict[Endpoint, 
     if expected is not None:
         found[LOGITS] = worst(port.logits, expected)
     return found
+
+
+def plain_run(pair: Pair) -> Trace:
+    """The reference's free run in the dtype that it is in."""
+    with precision(False):
+        return settled(run(pair.reference_model, lambda: oracle.execute(pair.reference_model, pair.program)))
 
 
 def _plain_port(pair: Pair) -> Trace:

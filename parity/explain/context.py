@@ -1,20 +1,22 @@
-"""The lines around those that findings name, for people to read; read once, when all findings are settled."""
+"""The code around the lines that findings name, for people to read; read once, when all findings are settled."""
 
+import ast
 import linecache
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from parity.records import Finding, Source
 
-_AROUND = 2
-_OPENS = ("def ", "class ", "async def ")
-_BEGINS = (*_OPENS, "@")
+_AROUND = 2  # lines before and after, of what is in no function or in one that is too long to be shown
+_LONGEST = 60  # lines of a function that is shown whole
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def with_context(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Findings whose lines of code come with the lines around them, where their files can still be read."""
+    """Findings whose lines of code come with the function around them, where their files can still be read."""
     return tuple(
         replace(
             finding,
@@ -43,14 +45,15 @@ def _paths(shown: str) -> Iterator[str]:
         yield str(Path(folder) / shown)
 
 
-def _around(lines: list[str], line: int) -> tuple[tuple[int, str], ...]:
-    """A few lines before and after, not past the function's own first line nor into the next one."""
-    first = line
-    while first > max(1, line - _AROUND) and not _starts(lines[first - 1], _OPENS):
-        first -= 1
-    last = line
-    while last < min(len(lines), line + _AROUND) and not _starts(lines[last], _BEGINS):
-        last += 1
+def _around(lines: Sequence[str], line: int) -> tuple[tuple[int, str], ...]:
+    """The function around a line, else a few lines before and after; none that belong to another function."""
+    whole = _functions(lines)
+    own = [(first, last) for first, last in whole if first <= line <= last]
+    innermost = max(own, default=None)
+    if innermost is not None and innermost[1] - innermost[0] < _LONGEST:
+        first, last = innermost
+    else:
+        first, last = _few(len(lines), line, innermost, whole)
     while first < line and not lines[first - 1]:
         first += 1
     while last > line and not lines[last - 1]:
@@ -58,5 +61,22 @@ def _around(lines: list[str], line: int) -> tuple[tuple[int, str], ...]:
     return tuple((number, lines[number - 1]) for number in range(first, last + 1))
 
 
-def _starts(line: str, words: tuple[str, ...]) -> bool:
-    return line.lstrip().startswith(words)
+def _functions(lines: Sequence[str]) -> list[tuple[int, int]]:
+    """First and last line of every function, decorators included; none of what is no Python."""
+    try:
+        tree = ast.parse("\n".join(lines))
+    except SyntaxError:
+        return []
+    return [
+        (min([node.lineno, *(each.lineno for each in node.decorator_list)]), node.end_lineno or node.lineno)
+        for node in ast.walk(tree)
+        if isinstance(node, Function)
+    ]
+
+
+def _few(count: int, line: int, own: tuple[int, int] | None, whole: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The numbers of the first and last of a few lines around one, of a file with `count` of them."""
+    first, last = own or (1, count)
+    before = [end + 1 for _, end in whole if end < line]
+    after = [begin - 1 for begin, _ in whole if begin > line]
+    return max(first, line - _AROUND, *before), min(last, line + _AROUND, *after)

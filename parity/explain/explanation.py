@@ -12,7 +12,7 @@ from parity.explain.lines import Lines
 from parity.explain.load_findings import shares_a_tensor
 from parity.explain.loader import Loader
 from parity.explain.locate import Code, Values, source_at
-from parity.explain.match import moves
+from parity.explain.match import Index, moves
 from parity.explain.mutations import Context
 from parity.explain.provenance import built_at
 from parity.explain.record import tapes
@@ -48,9 +48,11 @@ def explain(pair: Pair, sides: Sides, measured: Forward, located: Sequence[Locat
     except TooLarge:
         plain = (replace(each.finding, evidence=(*each.finding.evidence, _TOO_LARGE)) for each in located)
         return Explained(tuple(plain))
-    context = Context.of(recorded.reference, sides.reference.model, pair.reference.settings)
-    room = Room.of(pair.reference, sides, measured, recorded, context)
-    values, code = Values.of(recorded), Code(recorded.own_code)
+    settings, kept = pair.reference.settings, pair.kept
+    context = kept.once("context", lambda: Context.of(recorded.reference, sides.reference.model, settings))
+    room = Room.of(pair.reference, sides, measured, recorded, context, kept)
+    index = kept.once("index", lambda: Index.of(recorded.reference))
+    values, code = Values(recorded.port, index, {}, {}), Code(recorded.own_code)
     loader = Loader(pair, recorded, sides.loading)
     desk = _Desk(room, values, code, Lines(Sight(room, values, code)), loader)
     told = [each for place, one in enumerate(located) for each in _safely(desk, one, place < _MOST_PLACES)]

@@ -36,9 +36,11 @@ def _shared(sides: Sides, forward: Forward) -> list[Located]:
         groups.setdefault((id(module), template(name)), []).append(name)
     found: list[Located] = []
     for (_, kind), names in groups.items():
+        if len(names) < 2:
+            continue
         layers = [name for name in sides.reference.modules if template(name) == template(partners.get(names[0], ""))]
         within = any(kind.startswith(f"{template(each.finding.port_module)}.") for each in found)
-        if len(names) < 2 or len(layers) < len(names) or within or not sides.port.holds_weights(names[0]):
+        if len(layers) < len(names) or within or not sides.port.holds_weights(names[0]):
             continue
         title = f"{fold(names)[0]} are one module; what was loaded last is in all of them"
         evidence = tuple(f"also {name}" for name in layers[1:])

@@ -45,14 +45,11 @@ def tapes(pair: Pair, sides: Sides, measured: Forward) -> Tapes:
     Raises:
         TooLarge: more values than can be kept.
     """
-    ours, theirs = Session(), Session()
-    model, loaded = pairs.promoted(pair, (ours.mode, theirs.mode), theirs.ask if pair.port.load_weights else None)
-    ours.name(model)
+    reference_tape = pair.kept.once("tape", lambda: _reference_tape(pair))
+    theirs = Session()
+    loaded = pairs.promoted_port_model(pair, theirs.mode, theirs.ask if pair.port.load_weights else None)
     theirs.name(loaded.model)
     written = theirs.written(loaded.model)
-    with precision(True, ours.mode):
-        reference = run(model, lambda: _returned(ours, oracle.execute(model, pair.program)), observer=ours)
-        reference_tape = _ending(ours.tape(reference.logits).renumbered(renumbered(reference)))
     with precision(True, theirs.mode):
         port = isolation.rerun(
             measured.isolated,
@@ -67,6 +64,26 @@ def tapes(pair: Pair, sides: Sides, measured: Forward) -> Tapes:
     return Tapes(reference_tape, port_tape, loaded.model, folders, files, written, theirs.asked)
 
 
+def _reference_tape(pair: Pair) -> Tape:
+    session = Session()
+    model = pairs.promoted_reference(pair, session.mode)
+    session.name(model)
+    with precision(True, session.mode):
+        return _of_reference(session, model, pair)
+
+
+def _of_reference(session: Session, model: nn.Module, pair: Pair) -> Tape:
+    trace = run(model, lambda: _returned(session, oracle.execute(model, pair.program)), observer=session)
+    return _ending(session.tape(trace.logits).renumbered(renumbered(trace)))
+
+
+def _low_tape(pair: Pair) -> Tape:
+    session, model = Session(promoted=False), pair.reference_model
+    session.name(model)
+    with precision(False, session.mode):
+        return _of_reference(session, model, pair)
+
+
 @torch.no_grad()
 def lowered(low: Lowered) -> Tapes:
     """Both models run once more in low precision, watched.
@@ -74,13 +91,10 @@ def lowered(low: Lowered) -> Tapes:
     Raises:
         TooLarge: more values than can be kept.
     """
-    ours, theirs = Session(promoted=False), Session(promoted=False)
-    pair, model, port_model = low.pair, low.pair.reference_model, low.pair.port_model.model
-    ours.name(model)
+    theirs = Session(promoted=False)
+    pair, port_model = low.pair, low.pair.port_model.model
+    reference_tape = pair.kept.once(("tape", pair.dtype), lambda: _low_tape(pair))
     theirs.name(port_model)
-    with precision(False, ours.mode):
-        reference = run(model, lambda: _returned(ours, oracle.execute(model, pair.program)), observer=ours)
-        reference_tape = _ending(ours.tape(reference.logits).renumbered(renumbered(reference)))
     with precision(False, theirs.mode):
         forward = lambda: _returned(theirs, running.execute(pair.port, port_model, pair.program))  # noqa: E731
         port = isolation.rerun(low.measured.isolated, low.reference, port_model, forward, theirs)

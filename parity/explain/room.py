@@ -16,6 +16,7 @@ from parity.explain.play import Pins, Playing, play, uses
 from parity.explain.record import Tapes
 from parity.explain.roles import Role
 from parity.explain.trace import Ref
+from parity.pair.kept import Kept
 from parity.pair.reference import Reference
 
 _HUGE = 1e12  # numbers from which on none is meant as one
@@ -31,16 +32,20 @@ class Room:
     tapes: Tapes
     context: Context
     pins: Pins
+    kept: Kept
 
     @classmethod
-    def of(cls, described: Reference, sides: Sides, measured: Forward, tapes: Tapes, context: Context) -> "Room":
+    def of(
+        cls, described: Reference, sides: Sides, measured: Forward, tapes: Tapes, context: Context, kept: Kept
+    ) -> "Room":
         """The room of one check."""
-        return cls(described, sides, measured, tapes, context, pins(tapes, measured))
+        return cls(described, sides, measured, tapes, context, pins(tapes, measured), kept)
 
     @cached_property
     def ropes(self) -> tuple[Mutation, ...]:
         """What the reference would do with other rope parameters."""
-        return rope_variants(self.described, self.sides.reference.model, self.context)
+        model = self.sides.reference.model
+        return self.kept.once("ropes", lambda: rope_variants(self.described, model, self.context))
 
     def proposals(self, steps: Sequence[int]) -> list[Mutation]:
         """Every mutation of some steps."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from parity.compare.capture import LOGITS, Endpoint
+from parity.compare.error_maps import Widths, of_tap, widths
 from parity.compare.isolate import failing
 from parity.compare.measure import relative_error, worst
 from parity.compare.sides import parents
@@ -30,7 +31,7 @@ from parity.explain.tap_pairs import CHOICES, Pairing, Place, back, laid, shown
 from parity.explain.tap_places import Unit
 from parity.explain.trace import Ref
 from parity.pair.promote import double
-from parity.records import PROMOTED_NOISE, Boundary
+from parity.records import PROMOTED_NOISE, Boundary, ErrorMap
 
 _DISCRETE = ("experts", "indices")  # the same choice can be made by other scores
 _TOGETHER = {"q": ("q", "k"), "k": ("q", "k")}  # what is transformed together, if at all
@@ -45,10 +46,11 @@ MISFIT = "the port has a value of another size there"
 
 @dataclass(frozen=True)
 class Tap:
-    """A row of the report, and the number of boundaries that come before it."""
+    """A row of the report, and the number of boundaries that come before it; where it differs, if by itself."""
 
     after: int
     boundary: Boundary
+    map: ErrorMap | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class _Verdict:
     figures: tuple[float, float] | None = None
     ref: Ref | None = None
     note: str = ""
+    place: Place | None = None
 
 
 def among(boundaries: Sequence[Boundary], taps: Sequence[Tap]) -> tuple[Boundary, ...]:
@@ -137,8 +140,18 @@ class _Table:
         start = self._start(unit)
         for name, forms in unit.taps.items():
             place = max(place, bisect_right(self.marks, max(start, forms[0].step)))
-            rows.append(Tap(place, self._row(unit, name, verdicts[name])))
+            row = self._row(unit, name, verdicts[name])
+            rows.append(Tap(place, row, self._map(row, name, verdicts[name].place)))
         return rows
+
+    def _map(self, row: Boundary, tap: str, place: Place | None) -> ErrorMap | None:
+        if place is None or row.verdict != "diff" or row.inherited:
+            return None
+        return of_tap(row.name, tap, place.own, place.expected, self._widths)
+
+    @cached_property
+    def _widths(self) -> Widths:
+        return widths(self.room.sides.reference.trace.logits.shape, self.room.described.settings)
 
     def _unscaled(self, unit: Unit, places: dict[str, Place]) -> dict[str, Place]:
         """Queries and keys that the port scales on top of what the reference does, as they were before that."""
@@ -197,7 +210,7 @@ class _Table:
         excuse = self._excuse(unit, name, place, places, later, own <= PROMOTED_NOISE)
         if excuse:
             return _Verdict(ref=place.ref, note=excuse)
-        return _Verdict(own, place.error, worst(place.own, place.expected), place.ref)
+        return _Verdict(own, place.error, worst(place.own, place.expected), place.ref, place=place)
 
     def _excuse(
         self,
@@ -304,4 +317,4 @@ def _right(verdict: _Verdict) -> bool:
 
 
 def _as_is(place: Place) -> _Verdict:
-    return _Verdict(place.error, place.error, worst(place.own, place.expected), place.ref)
+    return _Verdict(place.error, place.error, worst(place.own, place.expected), place.ref, place=place)

@@ -2,9 +2,10 @@
 
 import json
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from parity.packages import FIXTURES
 from parity.pair import port as ports
 from parity.pair import probe, running
 from parity.pair import reference as references
+from parity.pair.kept import Kept
 from parity.pair.port import ConfigRefused, DoesNotFit, LoadedPort, Port
 from parity.pair.program import Program, full
 from parity.pair.promote import precision
 from parity.pair.reference import ConfigRejected, Reference
-from parity.pair.small_config import probe_length, shrink
+from parity.pair.small_config import SmallConfig, probe_length, shrink
 from parity.pair.weights import Tensors, randomise
 
 Watch = AbstractContextManager[object] | None
@@ -32,8 +34,9 @@ class Pair:
     """What is compared.
 
     program: the calls that both are run with. dtype is that of the checkpoint and of the plain runs. reference_model is
-    in it already, port_model in float32 until it is known what its parameters hold. `promoted` builds their float64
-    twins, the port's from promoted_port.
+    in it already, port_model in float32 until it is known what its parameters hold. `promoted_reference` and
+    `promoted_port_model` build their float64 twins, the port's from promoted_port. kept: what was found out of the
+    reference on this checkpoint and program.
     """
 
     port: Port
@@ -46,11 +49,25 @@ class Pair:
     reference_model: nn.Module
     port_model: LoadedPort
     dtype: torch.dtype = torch.float32
+    kept: Kept = field(default_factory=Kept)
 
     @property
     def input_ids(self) -> Tensor:
         """All tokens of the program, `[B, T]`."""
         return self.program.input_ids
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """The reference's half of a pair: its model with random weights, these as a checkpoint, and the probe."""
+
+    reference: Reference
+    model: nn.Module
+    checkpoint: Path
+    program: Program
+    notes: tuple[str, ...]
+    dtype: torch.dtype
+    kept: Kept
 
 
 def make(
@@ -62,6 +79,7 @@ def make(
     directory: Path,
     dtype: torch.dtype = torch.float32,
     deep: bool = False,
+    kept: Kept | None = None,
 ) -> Pair:
     """Find both sides, write the reference's random weights to `directory` and load them into the port.
 
@@ -74,26 +92,38 @@ def make(
         directory: an empty directory for config.json and model.safetensors.
         dtype: of the weights in the checkpoint.
         deep: shrink widths alone, and keep all layers.
+        kept: what a session found out of the reference; all other arguments but the port must be the same in it.
 
     Raises:
         ParityError: any bad input on the way.
     """
+    kept = kept or Kept()
     port = ports.resolve(target)
-    described, notes = find_reference(port, config, reference)
+    told = kept.once(("reference", port.model_types[0]), lambda: _find_reference(port, config, reference))
+    described, notes = told[0], list(told[1])
+    check_model_type(port, described.model_type)
     both = port, ports.resolve(target, promoted=True)
+
+    def on(shrunk: SmallConfig) -> Pair:
+        name = ("ground", json.dumps(shrunk.config, sort_keys=True, default=str))
+        ground = kept.once(
+            name, lambda: _ground(replace(described, config=shrunk.config), shrunk.tokens, seed, directory, dtype, kept)
+        )
+        return _on(both, ground, seed, notes)
+
     if not small:
-        return _on(both, described, probe_length(described.settings), seed, directory, notes, dtype)
+        return on(SmallConfig(described.config, probe_length(described.settings)))
 
     strict = shrink(described.config, described.settings, deep=deep)
     faithful = shrink(described.config, described.settings, adversarial=False, deep=deep)
     try:
-        return _on(both, replace(described, config=strict.config), strict.tokens, seed, directory, notes, dtype)
+        return on(strict)
     except (ConfigRefused, DoesNotFit, ConfigRejected) as error:
         if faithful.config == strict.config:
             raise
         differing = [name for name in strict.config if strict.config[name] != faithful.config.get(name)]
         notes.append(f"{', '.join(differing)} kept as related in the real config; not covered: {_reason(error)}")
-    return _on(both, replace(described, config=faithful.config), faithful.tokens, seed, directory, notes, dtype)
+    return on(faithful)
 
 
 def find_reference(port: Port, config: Path | None, reference: str | None) -> tuple[Reference, list[str]]:
@@ -107,49 +137,61 @@ def find_reference(port: Port, config: Path | None, reference: str | None) -> tu
     Raises:
         ParityError: no such config, not one that the reference accepts, or not of a model type of the port's.
     """
-    source, raw = _read_config(port, config, reference)
-    language_model = references.text_part(raw)
-    notes = [] if language_model is raw else [f"text part of {source} compared, the rest is not covered"]
-    described = references.describe(language_model)
+    described, notes = _find_reference(port, config, reference)
     check_model_type(port, described.model_type)
     return described, notes
 
 
-def promoted(
-    pair: Pair, watches: tuple[Watch, Watch] = (None, None), asked: Callable[[str], None] | None = None
-) -> tuple[nn.Module, LoadedPort]:
-    """Both models built in promoted float64, with the same weights; each with somebody who watches, if wanted.
+def _find_reference(port: Port, config: Path | None, reference: str | None) -> tuple[Reference, list[str]]:
+    source, raw = _read_config(port, config, reference)
+    language_model = references.text_part(raw)
+    notes = [] if language_model is raw else [f"text part of {source} compared, the rest is not covered"]
+    return references.describe(language_model), notes
+
+
+def promoted_reference(pair: Pair, watch: Watch = None) -> nn.Module:
+    """The reference built in promoted float64, with the pair's weights; with somebody who watches, if wanted."""
+    model = references.build(pair.reference, True, watch)
+    model.load_state_dict(pair.reference_model.state_dict())
+    return model
+
+
+def promoted_port_model(pair: Pair, watch: Watch = None, asked: Callable[[str], None] | None = None) -> LoadedPort:
+    """The port built in promoted float64 and loaded; with somebody who watches, if wanted.
 
     `asked` is told of every tensor that the port's loader asks for.
     """
-    model = references.build(pair.reference, True, watches[0])
-    model.load_state_dict(pair.reference_model.state_dict())
     tensors = Tensors(pair.checkpoint, True, asked=asked)
-    return model, ports.build(pair.promoted_port, pair.reference.config, tensors, True, pair.seed, watches[1])
+    return ports.build(pair.promoted_port, pair.reference.config, tensors, True, pair.seed, watch)
 
 
-def stored_in(pair: Pair, dtype: torch.dtype, directory: Path) -> Pair:
+def stored_in(pair: Pair, dtype: torch.dtype) -> Pair:
     """The pair with its weights in another dtype, as `from_pretrained` gives them; the port in float32 as yet.
 
     Args:
         pair: in whatever dtype.
         dtype: the other one; if it is the pair's own, only the port is loaded anew.
-        directory: an empty directory for the weights.
 
     Raises:
         ParityError: no room for them.
     """
     model, checkpoint = pair.reference_model, pair.checkpoint
     if dtype != pair.dtype:
-        checkpoint = directory
-        try:
-            model = references.stored_in(pair.reference, model, directory / "before", dtype)
-            references.save(model, directory, pair.reference.config)
-        except OSError as error:
-            raise ParityError(f"cannot write the weights: {error}", "Free some space, or set TMPDIR.") from error
+        model, checkpoint = pair.kept.once(("stored", dtype), lambda: _stored_in(pair, dtype))
     tensors = Tensors(checkpoint, False)
     loaded = ports.build(pair.port, pair.reference.config, tensors, False, pair.seed)
     return replace(pair, checkpoint=checkpoint, reference_model=model, port_model=loaded, dtype=dtype)
+
+
+def _stored_in(pair: Pair, dtype: torch.dtype) -> tuple[nn.Module, Path]:
+    """The reference with its weights in another dtype, and the directory of these."""
+    try:
+        directory = Path(tempfile.mkdtemp(dir=pair.checkpoint))
+        model = references.stored_in(pair.reference, pair.reference_model, directory / "before", dtype)
+        references.save(model, directory, pair.reference.config)
+    except OSError as error:
+        raise ParityError(f"cannot write the weights: {error}", "Free some space, or set TMPDIR.") from error
+    return model, directory
 
 
 def perturbed(pair: Pair, tensor: str) -> LoadedPort:
@@ -158,21 +200,13 @@ def perturbed(pair: Pair, tensor: str) -> LoadedPort:
     return ports.build(pair.promoted_port, pair.reference.config, tensors, True, pair.seed)
 
 
-def _on(
-    both: tuple[Port, Port],
-    reference: Reference,
-    length: int,
-    seed: int,
-    directory: Path,
-    notes: list[str],
-    dtype: torch.dtype,
-) -> Pair:
-    """The pair on exactly this config, given the port and its twin imported for float64."""
-    port, promoted_port = both
+def _ground(reference: Reference, length: int, seed: int, directory: Path, dtype: torch.dtype, kept: Kept) -> _Ground:
+    """The reference's half, on exactly this config."""
     reference = references.describe(reference.config)
     model = references.build(reference, promoted=False)
     randomise(model, seed, references.input_axes(model))
     try:
+        directory = Path(tempfile.mkdtemp(dir=directory))
         if dtype != torch.float32:
             model = references.stored_in(reference, model, directory / "float32", dtype)
         references.save(model, directory, reference.config)
@@ -180,13 +214,29 @@ def _on(
         raise ParityError(
             f"cannot write the reference's weights: {error}", "Free some space, or set TMPDIR."
         ) from error
-    loaded = ports.build(port, reference.config, Tensors(directory, False), False, seed)
     made = probe.make(reference.settings, length, seed)
+    return _Ground(reference, model, directory, full(made.input_ids), made.notes, dtype, Kept(kept.keeps))
+
+
+def _on(both: tuple[Port, Port], ground: _Ground, seed: int, notes: list[str]) -> Pair:
+    """The pair, given the port and its twin imported for float64."""
+    port, promoted_port = both
+    loaded = ports.build(port, ground.reference.config, Tensors(ground.checkpoint, False), False, seed)
     with torch.no_grad(), precision(False):
-        running.call(port, loaded.model, made.input_ids)
-    told = (*notes, *made.notes)
-    program = full(made.input_ids)
-    return Pair(port, promoted_port, reference, directory, program, seed, told, model, loaded, dtype)
+        running.call(port, loaded.model, ground.program.input_ids)
+    return Pair(
+        port=port,
+        promoted_port=promoted_port,
+        reference=ground.reference,
+        checkpoint=ground.checkpoint,
+        program=ground.program,
+        seed=seed,
+        notes=(*notes, *ground.notes),
+        reference_model=ground.model,
+        port_model=loaded,
+        dtype=ground.dtype,
+        kept=ground.kept,
+    )
 
 
 def _reason(error: ParityError) -> str:

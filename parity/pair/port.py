@@ -3,12 +3,13 @@
 import contextlib
 import importlib
 import importlib.util
+import linecache
 import pkgutil
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -41,6 +42,15 @@ class Port:
     load_weights: Callable[[nn.Module, Mapping[str, Tensor]], object] | None
     modules: Mapping[str, str] = field(default_factory=dict)
     encode: Callable[..., Any] | None = None
+    spoil: Callable[[nn.Module], object] | None = None
+
+
+@dataclass(frozen=True)
+class Spoiled:
+    """A port with a fault put into it on purpose: `spoil` is called with every model of it that has been loaded."""
+
+    port: object
+    spoil: Callable[[nn.Module], object]
 
 
 def built_in_names() -> list[str]:
@@ -59,11 +69,13 @@ def resolve(target: object, promoted: bool = False) -> Port:
     Raises:
         ParityError: nothing there, it does not import, or it lacks a name of the contract.
     """
+    if isinstance(target, Spoiled):
+        return replace(resolve(target.port, promoted), spoil=target.spoil)
     if not isinstance(target, str | Path):
         return _contract(getattr(target, "__name__", type(target).__name__), target, default_type="")
     text = str(target)
     path, _, namespace = text.partition(":") if ".py:" in text else (text, "", "")
-    if path.endswith(".py") or "/" in path or "\\" in path:
+    if _is_path(path):
         module: object = _import_file(Path(path), promoted)
     else:
         module = _import_name(path)
@@ -73,6 +85,19 @@ def resolve(target: object, promoted: bool = False) -> Port:
         module = getattr(module, part)
     stem = Path(path).stem if path.endswith(".py") else path.rpartition(".")[2]
     return _contract(text, module, default_type=stem)
+
+
+def module_of(target: object) -> str | None:
+    """The dotted module that a target is imported as; None for a file or an object."""
+    text = str(target)
+    if not isinstance(target, str | Path) or ".py:" in text or _is_path(text):
+        return None
+    added = next((entry.module for entry in entry_points(group=ENTRY_POINTS) if entry.name == text), None)
+    return added or (f"{BUILT_IN}.{text}" if text in built_in_names() else text)
+
+
+def _is_path(text: str) -> bool:
+    return text.endswith(".py") or "/" in text or "\\" in text
 
 
 def _import_file(path: Path, promoted: bool) -> ModuleType:
@@ -85,6 +110,7 @@ def _import_file(path: Path, promoted: bool) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     folder = str(path.resolve().parent)
+    linecache.checkcache()  # the file may have changed since an earlier check, and findings quote it
     with _importing(str(path)), _first_on_path(folder), quiet(), precision(promoted):
         spec.loader.exec_module(module)
     return module
@@ -261,6 +287,8 @@ def build(
         initial = {name: tensor.detach().clone() for name, tensor in model.named_parameters() if not tensor.is_meta}
         with torch.no_grad():
             dropped = load(port, model, tensors)
+            if port.spoil is not None:
+                port.spoil(model)
     model.eval()
     model = model.double() if promoted else model.float()
     return LoadedPort(model, initial, frozenset(tensors.read), dropped)

@@ -66,6 +66,13 @@ class Program:
         return torch.cat([turn.input_ids for turn in self.turns], dim=1)
 
     @property
+    def told(self) -> tuple[object, ...]:
+        """All that the reference is told of it, to be compared with that of another program."""
+        calls = tuple(turn.input_ids.shape[1] for turn in self.turns)
+        real = None if self.real is None else str(self.real.tolist())
+        return str(self.input_ids.tolist()), calls, self.cached, real, self.counted, self.last
+
+    @property
     def starts(self) -> tuple[int, ...]:
         """The position of each call's first token."""
         return tuple(accumulate((turn.input_ids.shape[1] for turn in self.turns[:-1]), initial=0))

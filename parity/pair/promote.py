@@ -49,7 +49,7 @@ def lifted(
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """A call of torch as it is made in double precision."""
     func = _CASTS.get(func, func)
-    if func in _REINTERPRETING:
+    if not any(type(value) is torch.dtype for value in (*args, *kwargs.values())) or func in _REINTERPRETING:
         return func, args, dict(kwargs)
     keywords = {name: _lift_argument(value) for name, value in kwargs.items()}
     return func, tuple(_lift_argument(value) for value in args), keywords

@@ -14,6 +14,9 @@ _BETWEEN = " | "
 _LABEL = 11
 _HANGING = " " * 11
 _STYLES = ("bold red", "bold green")  # of the arrow: the port's, the reference's
+_AROUND = 2
+_OPENS = ("def ", "class ", "async def ")
+_BEGINS = (*_OPENS, "@")
 
 
 def lines(finding: Finding, width: int | None) -> Iterator[Text]:
@@ -44,13 +47,33 @@ def _beside(ours: Source, theirs: Source, column: int) -> Iterator[Text]:
         yield Text.assemble(_INDENT, ours_here, padding, (_BETWEEN, "dim"), theirs_here)
 
 
+def near(source: Source) -> tuple[tuple[int, str], ...]:
+    """A few lines before and after, not past the function's own first line nor into the next one; numbered."""
+    context = source.context or ((source.line, source.text),)
+    meant = next((place for place, (number, _) in enumerate(context) if number == source.line), 0)
+    first = last = meant
+    while first > max(0, meant - _AROUND) and not _starts(context[first], _OPENS):
+        first -= 1
+    while last < min(len(context) - 1, meant + _AROUND) and not _starts(context[last + 1], _BEGINS):
+        last += 1
+    while first < meant and not context[first][1].strip():
+        first += 1
+    while last > meant and not context[last][1].strip():
+        last -= 1
+    return context[first : last + 1]
+
+
+def _starts(line: tuple[int, str], words: tuple[str, ...]) -> bool:
+    return line[1].lstrip().startswith(words)
+
+
 def _at(source: Source) -> str:
     return f"{source.file}:{source.line}"
 
 
 def _code(source: Source, style: str) -> list[Text]:
     """Numbered lines, the one that is meant marked with an arrow."""
-    context = source.context or ((source.line, source.text),)
+    context = near(source)
     texts = dedent("\n".join(text for _, text in context)).split("\n")
     width = len(str(context[-1][0]))
     found = []
@@ -59,6 +82,11 @@ def _code(source: Source, style: str) -> list[Text]:
         gutter = f"{'>' if meant else ' '} {number:>{width}}{'  ' if text else ''}"
         found.append(Text.assemble((gutter, style if meant else "dim"), (text, "bold" if meant else "")))
     return found
+
+
+def numbered(source: Source) -> list[str]:
+    """The same lines without style."""
+    return [line.plain for line in _code(source, "")]
 
 
 def _wrapped(rows: list[Text], column: int) -> list[Text]:

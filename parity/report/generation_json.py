@@ -1,10 +1,10 @@
-"""The JSON of a generation, schema 1 (`generation-1.json` beside this file)."""
+"""The JSON of a generation, schema 1 (`generation-1.json` beside this file); `saved.py` reads it back."""
 
 from dataclasses import asdict
 from typing import Any
 
 from parity.generation_records import Difference, Generation, Prompt, Row, Speed, TeacherForced, Token, ratio
-from parity.report.json import finite, text_of
+from parity.report.json import text_of, without_infinities
 
 SCHEMA = 1
 
@@ -16,24 +16,27 @@ def render(generation: Generation) -> str:
 
 def document(generation: Generation) -> dict[str, Any]:
     """The generation as plain lists and dictionaries. A figure that is not finite is null; verdicts tell the rest."""
-    return {
-        "schema": SCHEMA,
-        "kind": "generation",
-        "versions": asdict(generation.versions),
-        "port": generation.port,
-        "reference": generation.reference or None,
-        "checkpoint": generation.checkpoint,
-        "revision": generation.revision,
-        "dtype": generation.dtype,
-        "device": generation.device,
-        "cached": generation.cached,
-        "verdict": generation.verdict,
-        "findings": [asdict(finding) for finding in generation.findings],
-        "prompts": [_prompt(prompt) for prompt in generation.prompts],
-        "rows": [_row(row, generation.compared) for row in generation.rows],
-        "tokens_per_second": _speeds(generation.port_speed, generation.reference_speed),
-        "notes": list(generation.notes),
-    }
+    return without_infinities(
+        {
+            "schema": SCHEMA,
+            "kind": "generation",
+            "versions": asdict(generation.versions),
+            "port": generation.port,
+            "reference": generation.reference or None,
+            "checkpoint": generation.checkpoint,
+            "revision": generation.revision,
+            "dtype": generation.dtype,
+            "device": generation.device,
+            "cached": generation.cached,
+            "verdict": generation.verdict,
+            "findings": [asdict(finding) for finding in generation.findings],
+            "prompts": [_prompt(prompt) for prompt in generation.prompts],
+            "rows": [_row(row, generation.compared) for row in generation.rows],
+            "tokens_per_second": _speeds(generation.port_speed, generation.reference_speed),
+            "notes": list(generation.notes),
+            "details": {"rows": [_pieces(row) for row in generation.rows]},
+        }
+    )
 
 
 def _prompt(prompt: Prompt) -> dict[str, Any]:
@@ -58,6 +61,14 @@ def _row(row: Row, compared: bool) -> dict[str, Any]:
     }
 
 
+def _pieces(row: Row) -> dict[str, list[str]]:
+    """What the ids of a row stand for; empty ones without a tokenizer."""
+    return {
+        "port_pieces": [token.piece for token in row.port],
+        "reference_pieces": [token.piece for token in row.reference],
+    }
+
+
 def _ids(tokens: tuple[Token, ...]) -> list[int]:
     return [token.id for token in tokens]
 
@@ -67,11 +78,11 @@ def _difference(difference: Difference) -> dict[str, Any]:
         "index": difference.index,
         "reference": asdict(difference.reference),
         "port": asdict(difference.port),
-        "reference_logits": [finite(each) for each in difference.reference_logits],
-        "port_logits": [finite(each) for each in difference.port_logits],
-        "reference_margin": finite(difference.reference_margin),
-        "port_margin": finite(difference.port_margin),
-        "rounding": finite(difference.rounding),
+        "reference_logits": list(difference.reference_logits),
+        "port_logits": list(difference.port_logits),
+        "reference_margin": difference.reference_margin,
+        "port_margin": difference.port_margin,
+        "rounding": difference.rounding,
         "verdict": difference.verdict,
     }
 
@@ -81,10 +92,10 @@ def _teacher_forced(forced: TeacherForced) -> dict[str, Any]:
         "tokens": forced.tokens,
         "agreeing": forced.agreeing,
         "differences": [_difference(each) for each in forced.differences],
-        "largest": finite(forced.largest),
-        "rounding": finite(forced.rounding),
+        "largest": forced.largest,
+        "rounding": forced.rounding,
         "beyond_rounding": forced.beyond,
-        "mean_kl": finite(forced.mean_kl),
+        "mean_kl": forced.mean_kl,
     }
 
 

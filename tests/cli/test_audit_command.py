@@ -75,7 +75,7 @@ def test_coverage_of_a_check_that_comes_with_parity(run: Run, root: Path) -> Non
         (("nowhere.py",), "there is no file nowhere.py"),
         (("gpt2", "--config", "nowhere.json"), "there is no config nowhere.json"),
         (("gpt2", "--seed", "-1"), "--seed"),
-        (("gpt2", "--format", "yaml"), "--format"),
+        (("gpt2", "--format", "yaml"), "there is no format 'yaml'"),
         (("gpt2", "--stage", "forward"), "--stage"),
     ],
 )

@@ -267,7 +267,7 @@ def test_unknown_stage(run: Run) -> None:
     ("arguments", "wanted"),
     [
         (("check",), "Missing"),
-        (("check", "gemma3", "--format", "yaml"), "'yaml' is not one of"),
+        (("check", "gemma3", "--format", "yaml"), "there is no format 'yaml'"),
         (("chekc",), "No such command 'chekc'"),
         (("check", "gemma3", "--sede", "1"), "No such option"),
         (("check", "gemma3", "--seed", "-1"), "greater than or equal to 0"),

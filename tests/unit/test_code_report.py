@@ -62,20 +62,55 @@ def test_without_context() -> None:
     assert shown == ["       port line  port.py:12", "                  > 12  return x * 2"]
 
 
-def test_context_stays_within_the_function(tmp_path: Path) -> None:
-    """From the line that opens it to the one before the next; no blank lines at the ends."""
+def around(path: Path, line: int, text: str) -> list[int]:
+    """The numbers of the lines that come with one."""
+    found = with_context([finding(Source(str(path), line, text), None)])[0].port_source
+    assert found is not None
+    return [number for number, _ in found.context]
+
+
+def test_context_is_the_function(tmp_path: Path) -> None:
+    """From its decorator to its end, the innermost one; none of what is beside it."""
     path = tmp_path / "port.py"
-    path.write_text("import this\n\ndef first(x):\n    return x\n\n\ndef second(x):\n    return 2 * x\n")
+    path.write_text("import this\n\n@once\ndef first(x):\n    return x\n\n\ndef second(x):\n    return 2 * x\n")
+    assert around(path, 1, "import this") == [1]
+    assert around(path, 5, "return x") == [3, 4, 5]
+    assert around(path, 9, "return 2 * x") == [8, 9]
+    assert around(path, 9, "something else") == []
+    assert around(path, 80, "return x") == []
 
-    def around(line: int, text: str) -> list[int]:
-        found = with_context([finding(Source(str(path), line, text), None)])[0].port_source
-        assert found is not None
-        return [number for number, _ in found.context]
 
-    assert around(4, "return x") == [3, 4]
-    assert around(8, "return 2 * x") == [7, 8]
-    assert around(8, "something else") == []
-    assert around(80, "return x") == []
+def test_context_of_what_is_in_no_function_or_in_a_long_one(tmp_path: Path) -> None:
+    """Two lines each side, no blank ones at the ends; of a file that is no Python as well."""
+    path = tmp_path / "port.py"
+    body = "".join(f"    x = x + {number}\n" for number in range(2, 80))
+    path.write_text(f"a = 1\n\nb = 2\n\ndef long(x):\n{body}    return x\n")
+    assert around(path, 1, "a = 1") == [1, 2, 3]
+    assert around(path, 3, "b = 2") == [1, 2, 3]
+    assert around(path, 6, "x = x + 2") == [5, 6, 7, 8]
+    assert around(path, 40, "x = x + 36") == [38, 39, 40, 41, 42]
+    other = tmp_path / "other.py"
+    other.write_text("no python\n" * 9)
+    assert around(other, 5, "no python") == [3, 4, 5, 6, 7]
+
+
+def test_the_text_shows_a_few_lines_of_the_function() -> None:
+    """Two before and after, not past the function's own first line nor into one inside it; none blank at the ends."""
+    code = ("@once", "def double(x):", "    y = x", "", "    y = y", "    return y * 2", "", "    # unreachable")
+    context = tuple(enumerate(code, 10))
+
+    def numbers(line: int) -> list[str]:
+        shown = rendered(finding(Source("port.py", line, code[line - 10].strip(), context), None), None)[1:]
+        return [line.replace(">", "").split()[0] for line in shown]
+
+    assert numbers(11) == ["11", "12"]
+    assert numbers(12) == ["11", "12", "13", "14"]
+    assert numbers(15) == ["14", "15", "16", "17"]
+    inside = ((1, "def outer(x):"), (2, "    y = x"), (3, "    @once"), (4, "    def inner(z):"))
+    assert [line.split()[-1] for line in rendered(finding(Source("port.py", 2, "y = x", inside), None), None)[1:]] == [
+        "outer(x):",
+        "x",
+    ]
 
 
 def test_context_of_a_file_named_briefly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

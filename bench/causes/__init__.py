@@ -1,0 +1,1 @@
+"""What the pages of docs/causes show: ports with one fault each, and how their reports get into the pages."""

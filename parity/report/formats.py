@@ -1,0 +1,140 @@
+"""The formats of each kind of report: by name, what makes a text of it. Their modules are imported when asked for."""
+
+from collections.abc import Callable, Mapping
+
+from parity.gate_records import Gate
+from parity.generation_records import Generation
+from parity.records import Audit, Report
+
+
+def _check_text(report: Report) -> str:
+    from parity.report.text import render
+
+    return "".join(f"{line.plain}\n" for line in render(report))
+
+
+def _check_json(report: Report) -> str:
+    from parity.report.json import render
+
+    return render(report)
+
+
+def _check_junit(report: Report) -> str:
+    from parity.report.junit import render
+
+    return render(report)
+
+
+def _check_github(report: Report) -> str:
+    from parity.report.github import render
+
+    return render(report)
+
+
+def _check_markdown(report: Report) -> str:
+    from parity.report.markdown import render
+
+    return render(report)
+
+
+def _check_html(report: Report) -> str:
+    from parity.report.html import render
+
+    return render(report)
+
+
+def _generation_text(generation: Generation) -> str:
+    from parity.report.generation_text import render
+
+    return "".join(f"{line.plain}\n" for line in render(generation))
+
+
+def _generation_json(generation: Generation) -> str:
+    from parity.report.generation_json import render
+
+    return render(generation)
+
+
+def _generation_markdown(generation: Generation) -> str:
+    from parity.report.markdown_generation import render
+
+    return render(generation)
+
+
+def _generation_html(generation: Generation) -> str:
+    from parity.report.html_generation import render
+
+    return render(generation)
+
+
+def _audit_text(audit: Audit) -> str:
+    from parity.report.audit_text import render
+
+    return "".join(f"{line.plain}\n" for line in render(audit))
+
+
+def _audit_json(audit: Audit) -> str:
+    from parity.report.audit_json import render
+
+    return render(audit)
+
+
+def _gate_text(gate: Gate) -> str:
+    from parity.report.gate_text import render
+
+    return "".join(f"{line.plain}\n" for line in render(gate))
+
+
+def _gate_json(gate: Gate) -> str:
+    from parity.report.gate_json import render
+
+    return render(gate)
+
+
+def _gate_junit(gate: Gate) -> str:
+    from parity.report.gate_junit import render
+
+    return render(gate)
+
+
+def _gate_github(gate: Gate) -> str:
+    from parity.report.gate_github import render
+
+    return render(gate)
+
+
+def _gate_markdown(gate: Gate) -> str:
+    from parity.report.gate_markdown import render
+
+    return render(gate)
+
+
+def _gate_html(gate: Gate) -> str:
+    from parity.report.gate_html import render
+
+    return render(gate)
+
+
+CHECK: Mapping[str, Callable[[Report], str]] = {
+    "text": _check_text,
+    "json": _check_json,
+    "junit": _check_junit,
+    "github": _check_github,
+    "markdown": _check_markdown,
+    "html": _check_html,
+}
+GENERATION: Mapping[str, Callable[[Generation], str]] = {
+    "text": _generation_text,
+    "json": _generation_json,
+    "markdown": _generation_markdown,
+    "html": _generation_html,
+}
+AUDIT: Mapping[str, Callable[[Audit], str]] = {"text": _audit_text, "json": _audit_json}
+GATE: Mapping[str, Callable[[Gate], str]] = {
+    "text": _gate_text,
+    "json": _gate_json,
+    "junit": _gate_junit,
+    "github": _gate_github,
+    "markdown": _gate_markdown,
+    "html": _gate_html,
+}
