@@ -267,7 +267,6 @@ def test_unknown_stage(run: Run) -> None:
     ("arguments", "wanted"),
     [
         (("check",), "Missing"),
-        (("check", "gemma3", "--format", "yaml"), "there is no format 'yaml'"),
         (("chekc",), "No such command 'chekc'"),
         (("check", "gemma3", "--sede", "1"), "No such option"),
         (("check", "gemma3", "--seed", "-1"), "greater than or equal to 0"),
@@ -276,6 +275,11 @@ def test_unknown_stage(run: Run) -> None:
 def test_usage(run: Run, arguments: tuple[str, ...], wanted: str) -> None:
     """Wrong words on the command line."""
     refused(run(*arguments), wanted, "See parity --help")
+
+
+def test_an_unknown_format(run: Run) -> None:
+    """Those that there are."""
+    refused(run("check", "gemma3", "--format", "yaml"), "there is no format 'yaml'", "Those are text, json")
 
 
 @pytest.mark.parametrize(
