@@ -1,6 +1,6 @@
 """Audit the ports that come with Parity, and write what a check of them then says it can see.
 
-python -m bench.coverage --write fixtures/coverage.json
+python -m bench.coverage --ports gemma3 gpt2 llama3 qwen3 --write fixtures/coverage.json
 """
 
 import argparse
@@ -18,9 +18,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", type=Path, required=True, metavar="FILE")
     parser.add_argument("--texts", type=Path, metavar="DIR", help="where to put each port's audit as text")
+    parser.add_argument("--ports", nargs="*", metavar="PORT", help="only these")
     arguments = parser.parse_args()
     found = {}
-    for port in built_in_names():
+    for port in arguments.ports or built_in_names():
         began = time.perf_counter()
         pair, audit = audited(port, None, None, True, 0, lambda _: None)
         found[coverage.key(pair)] = audit

@@ -43,6 +43,14 @@ class Wanted:
     small_config: bool = True
     seed: int = 0
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The same, as given on the command line."""
+        found = ["--small-config"] if self.small_config else []
+        found += ["--gradient"] if self.gradient else []
+        found += [f"--seed {self.seed}"] if self.seed else []
+        return (*found, *(f"--stage {stage}" for stage in self.stages))
+
 
 @dataclass(frozen=True)
 class Lost:
@@ -104,7 +112,7 @@ class Gate:
     trials: what the self-test came to. lost: cases of the baseline that are not checked any more. skipped: cases left
     out because nothing of theirs changed since the revision `since`. problem: why the gate as a whole says nothing.
     seconds: from beginning to end. memory: the most that all processes held together, in bytes. jobs: how many ran side
-    by side. interrupted: somebody stopped it.
+    by side. interrupted: somebody stopped it. options: those of `parity check` that make the same check of a case.
     """
 
     results: tuple[Result, ...]
@@ -118,6 +126,7 @@ class Gate:
     memory: int = 0
     jobs: int = 1
     interrupted: bool = False
+    options: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict:

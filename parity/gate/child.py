@@ -7,13 +7,13 @@ import signal
 import sys
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from parity.errors import ParityError
 from parity.gate_records import Case, Wanted
-from parity.records import Report
+from parity.records import Report, Versions
 
 LOG = "log"
 
@@ -44,8 +44,7 @@ class Checked:
 
 
 def work(job: Job, connection: Connection, folder: str) -> None:
-    """Do a job, and send what came of it: pairs of a word (`begun`, `phrase`, `done` or `problem`) and
-    what belongs to it.
+    """Do a job, and send what comes of it: words (`begun`, `phrase`, `done`, `problem`), each with what belongs to it.
 
     What the port prints, and the stack of a process that crashes, go to the file `LOG` in `folder`, and temporary
     files go there as well.
@@ -107,7 +106,9 @@ def _done(job: Job, connection: Connection) -> object:
         gradient=job.wanted.gradient,
         progress=progress,
     )
-    return Checked(report, _machine())
+    # torch's own kind of string would make whoever receives it import torch.
+    versions = Versions(**{name: str(version) for name, version in asdict(report.versions).items()})
+    return Checked(replace(report, versions=versions), _machine())
 
 
 def _machine() -> str:

@@ -72,6 +72,7 @@ def run(plan: Plan, watcher: Watcher) -> Gate:
         memory=done.memory,
         jobs=plan.limits.jobs,
         interrupted=interrupted,
+        options=plan.wanted.options,
     )
     return replace(gate, notes=(*gate.notes, _update(plan, frozen, gate, done))) if plan.update else gate
 

@@ -1,6 +1,7 @@
 """A gate's summary for people: the verdict, a table of the cases, what is wrong with each, notes."""
 
 import io
+import shlex
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -30,7 +31,7 @@ def render(gate: Gate, width: int | None = None) -> Iterator[Text]:
     for problem in gate_words.problems(gate):
         yield Text.assemble("\n", (problem, "bold"))
     for result in gate.results:
-        yield from _details(result)
+        yield from _details(result, gate.options)
     yield from _notes(gate)
 
 
@@ -59,7 +60,7 @@ def _table(gate: Gate) -> Iterator[Text]:
         yield text
 
 
-def _details(result: Result) -> Iterator[Text]:
+def _details(result: Result, options: tuple[str, ...]) -> Iterator[Text]:
     told = list(gate_words.says(result)) if result.verdict != "pass" else []
     if not told:
         return
@@ -68,12 +69,12 @@ def _details(result: Result) -> Iterator[Text]:
     if len(told) > _SHOWN:
         yield Text(f"  and {len(told) - _SHOWN} more, which --format json has", "dim")
     if result.report is not None and result.report.verdict == "fail":
-        yield Text(f"  all of it: {command(result)}", "dim")
+        yield Text(f"  all of it: {_command(result, options)}", "dim")
 
 
-def command(result: Result) -> str:
-    """The check that this case is, by itself; the gate's other options go along."""
+def _command(result: Result, options: tuple[str, ...]) -> str:
+    """The check that a case is."""
     case = result.case
-    more = [f"--config {case.config}"] if case.config else []
+    more = [f"--config {shlex.quote(case.config)}"] if case.config else []
     more += [f"--dtype {case.dtype}"] if case.dtype else []
-    return " ".join(["parity check", case.port, *more, "--small-config"])
+    return " ".join(["parity check", shlex.quote(case.port), *more, *options])
