@@ -17,8 +17,10 @@ from parity.pair import port as ports
 from parity.pair import reference as references
 from parity.pair import running
 from parity.pair.device import told_when_full
+from parity.pair.port import DoesNotFit, LoadedPort
 from parity.pair.promote import precision
 from parity.pair.setting import Request, Setting, prepare
+from parity.pair.streamed import spare_tensors
 from parity.pair.weights import Tensors
 from parity.records import Versions
 
@@ -135,7 +137,7 @@ def _models(setting: Setting, compare: bool, watcher: Watcher) -> Models:
         reference = references.pretrained(setting.reference, directory, dtype, part)
     watcher.progress("loading the port")
     tensors = Stored(directory, setting.names, dtype, reference)
-    loaded = ports.build(setting.port, setting.reference.config, tensors, False, 0)
+    loaded = _loaded_port(setting, tensors)
     port_model, untouched = loaded.model, measuring.untouched(loaded)
     del loaded  # with it, what the parameters were before
     if reference is not None:
@@ -147,6 +149,18 @@ def _models(setting: Setting, compare: bool, watcher: Watcher) -> Models:
     if kept is not None:
         references.logits(kept, first)
     return models
+
+
+def _loaded_port(setting: Setting, tensors: Tensors) -> LoadedPort:
+    """The port with the checkpoint in it; tensors that the reference has no use for need no place in it."""
+    port, config, entries = setting.port, setting.reference.config, setting.checkpoint.entries
+    try:
+        return ports.build(port, config, tensors, False, 0)
+    except DoesNotFit:
+        spare = spare_tensors(setting.reference, {name: entries[stored] for name, stored in setting.names.items()})
+        if not spare:
+            raise
+        return ports.build(port, config, tensors, False, 0, spare=spare)
 
 
 def _rules(setting: Setting, models: Models) -> tuple[Rules, list[str]]:

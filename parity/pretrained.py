@@ -223,13 +223,14 @@ def _streamed(setup: _Setup, folder: Path) -> tuple[Streamed, Streamed, tuple[st
     owned = ports.resolve(setup.target, promoted=wanted.promoted)
     dropped = frozenset(name for name, target in ports.placed(owned, names) if target is None)
     ours = reference_on(reference, tensors, entries, wanted.promoted, dropped)
-    theirs = port_on(owned, reference.config, tensors, wanted.promoted, wanted.seed, known, scratch)
+    theirs = port_on(owned, reference.config, tensors, wanted.promoted, wanted.seed, known, scratch, ours.spare)
     if setup.small and not wanted.promoted:
         kept = reference_dtypes(setup.small.pair)
         ours = replace(ours, dtypes={name: kept[template(name)] for name in ours.names if template(name) in kept})
     for side in (ours, theirs):
         side.tables_to(setup.device)
-    return ours, theirs, tuple(sorted({*dropped, *(set(checkpoint.entries) - set(names.values()))}))
+    spare = {names[name] for name in ours.spare - set(theirs.tensors.values())} if owned.weights else set()
+    return ours, theirs, tuple(sorted({*dropped, *spare, *(set(checkpoint.entries) - set(names.values()))}))
 
 
 def _compare(setup: _Setup, sides: tuple[Streamed, Streamed], made: _Progressed, step: Step) -> None:

@@ -1,7 +1,8 @@
 """The blocks of a model: which modules they are, and what they hand to each other, seen on the small config.
 
 A block can be run alone if all that it takes from the blocks before it are tensors that the one right before it
-returned. That is tried, not assumed: every block of the small model is run alone, and has to give what it gave.
+returned. That is tried, not assumed: every block of the small model is run alone, and has to give what it gave. They
+are run in order, so that a block may also find what an earlier one has put into a dict that all of them are given.
 """
 
 import itertools
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from parity.compare.align import ModulePair
+from parity.compare.capture import with_leaves
 from parity.compare.measure import relative_error
 from parity.names import template
 from parity.records import PROMOTED_NOISE
@@ -27,21 +29,20 @@ class _Stopped(BaseException):
 
 @dataclass(frozen=True)
 class Arguments:
-    """What a block is called with, flattened."""
+    """What a block is called with, as it is and flattened."""
 
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
     leaves: tuple[Any, ...]
-    spec: TreeSpec
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "Arguments":
         """Those of a call."""
-        leaves, spec = tree_flatten((args, dict(kwargs)))
-        return cls(tuple(leaves), spec)
+        return cls(args, dict(kwargs), tuple(tree_flatten((args, dict(kwargs)))[0]))
 
     def call(self, block: nn.Module, state: Mapping[int, Tensor]) -> tuple[Any, ...]:
         """Call a block with a state in place of what was there; what it returns, flattened."""
-        leaves = [state.get(place, leaf) for place, leaf in enumerate(self.leaves)]
-        args, kwargs = tree_unflatten(leaves, self.spec)
+        args, kwargs = with_leaves(self.args, self.kwargs, state)
         return tuple(tree_flatten(block(*args, **kwargs))[0])
 
 
@@ -203,12 +204,21 @@ def _carried(seen: Sequence[_Seen]) -> tuple[tuple[int, int], ...]:
             (result, place)
             for result, given in enumerate(before.results)
             for place, taken in enumerate(after.arguments.leaves)
-            if isinstance(given, Tensor) and given is taken and not any(given is own for own in before.arguments.leaves)
+            if _is(given, taken) and not any(_is(given, own) for own in before.arguments.leaves)
         }
 
     steps = [between(before, after) for before, after in itertools.pairwise(seen)]
     common = set.intersection(*steps)
     return tuple(sorted(common)) if all(step == common for step in steps) else ()
+
+
+def _is(first: Any, second: Any) -> bool:
+    """Whether two values are one tensor, or one is a view of all of the other."""
+    if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
+        return False
+    return first is second or (
+        first.data_ptr() == second.data_ptr() and first.shape == second.shape and first.stride() == second.stride()
+    )
 
 
 def _holds(

@@ -142,7 +142,7 @@ class _Recorder:
     def enter(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
         number = self._counts.get(name, 0)
         self._counts[name] = number + 1
-        leaves, spec = tree_flatten((args, kwargs))
+        leaves, _ = tree_flatten((args, kwargs))
         main = _main_tensor(leaves)
         taken = () if main is None else (_copy(leaves[main]),)
         label = next((leaf for leaf in leaves if isinstance(leaf, str)), "")
@@ -154,9 +154,7 @@ class _Recorder:
         substitute = self.substitutes.get(Endpoint(name, number, "input"))
         if main is None or (substitute is None and alias is None):
             return None
-        leaves[main] = alias if substitute is None else substitute(taken)[0]
-        replaced: tuple[Any, Any] = tree_unflatten(leaves, spec)
-        return replaced
+        return with_leaves(args, kwargs, {main: alias if substitute is None else substitute(taken)[0]})
 
     def leave(self, output: Any) -> Any:
         name, number, began, taken, label = self._open.pop()
@@ -211,6 +209,28 @@ def _hooks(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
             stack.callback(before.remove)
             stack.callback(after.remove)
         yield
+
+
+def with_leaves(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], values: Mapping[int, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments with other values in some places, counted in flattened order.
+
+    Of the rest everything stays the object that it is: modules hand things to each other by writing into a dict or a
+    list that all of them are given.
+    """
+    passed = 0
+
+    def changed(argument: Any) -> Any:
+        nonlocal passed
+        leaves, spec = tree_flatten(argument)
+        places = range(passed, passed + len(leaves))
+        passed += len(leaves)
+        if values.keys().isdisjoint(places):
+            return argument
+        return tree_unflatten([values.get(place, leaf) for place, leaf in zip(places, leaves, strict=True)], spec)
+
+    return tuple(map(changed, args)), {name: changed(argument) for name, argument in kwargs.items()}
 
 
 def _main_tensor(leaves: list[Any]) -> int | None:

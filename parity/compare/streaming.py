@@ -1,7 +1,8 @@
 """Two models in lockstep, block by block: each block gets the reference's input, is compared, and is dropped.
 
 `Lockstep.block` is the seam: it needs one block's arguments, the reference's input to it and the weights' files, and
-nothing of the blocks before it, so that blocks can be spread over processes. Given the port's own state as well, it
+nothing of the blocks before it but what they leave in those arguments, so that blocks can be spread over processes
+where they leave nothing. Given the port's own state as well, it
 runs the port freely, and in isolation only if that goes wrong: of two values that agree within rounding at each
 boundary, neither can hide an error of its own.
 """

@@ -49,6 +49,8 @@ class Wire:
         shape = self._shape(expected, own)
         if not self.layout.broadcast and own.numel() != shape.numel():
             return None
+        if (order := self.layout.order) is not None and len(order.places) != shape[order.axis]:
+            return None
         own = self.layout.to_reference(own, shape)
         if self.port_features is not None:
             own = own[..., self.port_features]

@@ -41,17 +41,22 @@ class Wiring:
     def fit(self, index: int, traces: tuple[Trace, Trace]) -> bool:
         """Find out which feature stands where, given a run of a block by each side; its weights must be lifted.
 
-        Returns whether that was not known before.
+        What is read from weights is read once. What is read from values is read in each block: an expert may be given
+        its tokens in any order, and is given others in each. Returns whether that was not known before.
         """
         made = self._of_kind(index)
-        if made.fitted or not (made.pairs or any(wire.counts_features for wire in made.wires)):
+        if not (made.pairs or any(wire.counts_features for wire in made.wires)):
+            return False
+        if made.fitted and all(wire.layout.order is None for wire in made.wires):
             return False
         mine, other = self._blocks[index]
         pairs = [replace(pair, reference=mine + pair.reference, port=other + pair.port) for pair in made.pairs]
         connected = [
             replace(wire, reference=_inner(wire.reference, mine), port=_inner(wire.port, other))
-            for wire in _connected(pairs, self._models, traces)
+            for wire in ([] if made.fitted else _connected(pairs, self._models, traces))
         ]
+        if made.fitted:
+            connected = [wire for wire in made.wires if _by_weight(wire)]
         wanted = {(wire.reference.module, wire.reference.kind) for wire in made.wires if _by_weight(wire)}
         fitted = (
             *(_reordered(wire, traces, mine, other) for wire in made.wires if not _by_weight(wire)),
@@ -123,14 +128,14 @@ def _matching(mine: str, other: str, ours: Sequence[str], theirs: Sequence[str])
 
 
 def _reordered(wire: Wire, traces: tuple[Trace, Trace], mine: str, other: str) -> Wire:
-    """A wire with the order that the values have at this width."""
+    """A wire with the order that the values have here, or the one that it has if they have none."""
     if wire.layout.order is None:
         return wire
     plain = replace(wire, layout=replace(wire.layout, order=None))
     outer = replace(plain, reference=_outer(wire.reference, mine), port=_outer(wire.port, other))
     values = outer.compared(traces[1], traces[0])
     order = None if values is None or not values[0].is_floating_point() else find_order(*values)
-    return replace(plain, layout=replace(plain.layout, order=order))
+    return wire if order is None else replace(plain, layout=replace(plain.layout, order=order))
 
 
 def _connected(

@@ -20,7 +20,7 @@ class Streamed:
 
     names: of its weights, tied ones once. made: what makes a weight that is not a tensor of the checkpoint as it is.
     dtypes: what weights have in a run, by name; all others take the run's own. tensors: the checkpoint's names of
-    weights that have another.
+    weights that have another. spare: tensors of the checkpoint that the model has no use for, on purpose.
     """
 
     model: nn.Module
@@ -28,6 +28,7 @@ class Streamed:
     made: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
     tensors: Mapping[str, str] = field(default_factory=dict)
+    spare: frozenset[str] = frozenset()
 
     def inside(self, module: str) -> list[str]:
         """Names of the weights in a module."""

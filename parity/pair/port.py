@@ -8,7 +8,7 @@ import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from importlib.metadata import entry_points
@@ -275,8 +275,11 @@ def build(
     promoted: bool,
     seed: int,
     watch: contextlib.AbstractContextManager[object] | None = None,
+    spare: Container[str] = (),
 ) -> LoadedPort:
     """Build the port's model on `config` and load `tensors` into it; `watch` is entered meanwhile.
+
+    `spare` are tensors that the reference has no use for.
 
     Raises:
         ParityError: `Config.from_hf`, `Model` or the loader raised, or the loader asked for a missing tensor.
@@ -286,7 +289,7 @@ def build(
         model = made(port, config)
         initial = {name: tensor.detach().clone() for name, tensor in model.named_parameters() if not tensor.is_meta}
         with torch.no_grad():
-            dropped = load(port, model, tensors)
+            dropped = load(port, model, tensors, spare)
             if port.spoil is not None:
                 port.spoil(model)
     model.eval()
@@ -294,8 +297,8 @@ def build(
     return LoadedPort(model, initial, frozenset(tensors.read), dropped)
 
 
-def load(port: Port, model: nn.Module, tensors: Mapping[str, Tensor]) -> frozenset[str]:
-    """Fill the model; returns the tensors that WEIGHTS drops on purpose.
+def load(port: Port, model: nn.Module, tensors: Mapping[str, Tensor], spare: Container[str] = ()) -> frozenset[str]:
+    """Fill the model; returns the tensors that WEIGHTS drops on purpose, and those of `spare` that have no place.
 
     Raises:
         ParityError: the loader raised, asked for a missing tensor, or puts one where it does not fit.
@@ -304,7 +307,7 @@ def load(port: Port, model: nn.Module, tensors: Mapping[str, Tensor]) -> frozens
         if port.load_weights is not None:
             port.load_weights(model, tensors)
             return frozenset()
-        return _load_by_templates(port, model, tensors)
+        return _load_by_templates(port, model, tensors, spare)
     except MissingTensor as error:
         name = str(error.args[0])
         near = get_close_matches(name, list(tensors), 1)
@@ -320,11 +323,13 @@ def load(port: Port, model: nn.Module, tensors: Mapping[str, Tensor]) -> frozens
         ) from error
 
 
-def _load_by_templates(port: Port, model: nn.Module, tensors: Mapping[str, Tensor]) -> frozenset[str]:
+def _load_by_templates(
+    port: Port, model: nn.Module, tensors: Mapping[str, Tensor], spare: Container[str]
+) -> frozenset[str]:
     places = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
     dropped = set()
     for name, target in placed(port, tensors):
-        if target is None:
+        if target is None or (target not in places and name in spare):
             dropped.add(name)
         else:
             _copy(port, name, tensors[name], target, places)

@@ -20,7 +20,7 @@ class Probe:
 
 
 def make(settings: Mapping[str, Any], reach: int, seed: int) -> Probe:
-    """Random tokens, the same for the same seed.
+    """Random tokens, the same for the same seed, and none of them padding.
 
     Args:
         settings: all fields of the reference's config.
@@ -31,7 +31,11 @@ def make(settings: Mapping[str, Any], reach: int, seed: int) -> Probe:
     rows = max(1, min(_ROWS, _MOST_LOGITS // (vocabulary * reach)))
     length = min(reach, max(1, _MOST_LOGITS // (vocabulary * rows)))
     generator = torch.Generator().manual_seed(seed)
-    return Probe(torch.randint(0, vocabulary, (rows, length), generator=generator), tuple(unreached(settings, length)))
+    ids = torch.randint(0, vocabulary, (rows, length), generator=generator)
+    padding = settings.get("pad_token_id")
+    if isinstance(padding, int):  # no text has it, and embeddings that know of it pass no gradient on to it
+        ids[ids == padding] = (padding + 1) % vocabulary
+    return Probe(ids, tuple(unreached(settings, length)))
 
 
 def unreached(settings: Mapping[str, Any], length: int) -> list[str]:

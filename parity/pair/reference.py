@@ -207,13 +207,14 @@ class Placement:
     """Where the reference puts the tensors of a checkpoint.
 
     plain: parameter or buffer -> the tensor that it holds as it is; made: those that are converted; missing: what gets
-    nothing; unexpected: tensors that go nowhere, without those that the class ignores on purpose.
+    nothing; unexpected: tensors that go nowhere, without those that the class ignores on purpose, which are spare.
     """
 
     plain: Mapping[str, str]
     made: tuple[Made, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+    spare: frozenset[str] = frozenset()
 
 
 def placement(model: nn.Module, described: Mapping[str, Tensor]) -> Placement:
@@ -247,9 +248,10 @@ def placement(model: nn.Module, described: Mapping[str, Tensor]) -> Placement:
             groups.setdefault(target, []).append((name, part))
     made = tuple(Made(tuple(found), target, model, by_pattern[found[0][1]]) for target, found in groups.items())
     given = {*plain, *(name for each in made for name in each.made_of(described))}
-    info = SimpleNamespace(missing_keys=set(expected) - _with_tied(model, given), unexpected_keys=unexpected)
+    info = SimpleNamespace(missing_keys=set(expected) - _with_tied(model, given), unexpected_keys=set(unexpected))
     model._adjust_missing_and_unexpected_keys(info)  # type: ignore[operator]
-    return Placement(plain, made, tuple(sorted(info.missing_keys)), tuple(sorted(info.unexpected_keys)))
+    left = frozenset(info.unexpected_keys)
+    return Placement(plain, made, tuple(sorted(info.missing_keys)), tuple(sorted(left)), frozenset(unexpected) - left)
 
 
 def _with_tied(model: nn.Module, names: Set[str]) -> set[str]:

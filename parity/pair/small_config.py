@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 HEADS, KV_HEADS, HEAD_DIM = 8, 2, 24
+_OTHER_KV_HEADS, _OTHER_HEAD_DIM = 2 * KV_HEADS, 2 * HEAD_DIM  # of layers that have other ones than most
 _SCALED_HEAD_DIM = 2 * HEAD_DIM  # where rope is scaled by wavelength: frequencies in each part, between its limits too
 
 # Widths by the names that configs give them; None in the config (a derived or absent feature) stays None.
@@ -18,7 +19,7 @@ _WIDTHS = {
     "intermediate_size": 88, "n_inner": 88,
     "moe_intermediate_size": 40, "shared_expert_intermediate_size": 32, "moe_shared_expert_intermediate_size": 32,
     "moe_latent_size": 72, "hidden_size_per_layer_input": 12,
-    "head_dim": HEAD_DIM, "global_head_dim": 2 * HEAD_DIM, "sliding_window": 7,
+    "head_dim": HEAD_DIM, "global_head_dim": _OTHER_HEAD_DIM, "sliding_window": 7,
     "kv_lora_rank": 26, "q_lora_rank": 38, "qk_rope_head_dim": 16, "qk_nope_head_dim": 14, "v_head_dim": 18,
     "index_topk": 6, "index_head_dim": 20, "index_n_heads": 19,
     "linear_num_key_heads": 2, "linear_num_value_heads": 6, "linear_key_head_dim": 10, "linear_value_head_dim": 14,
@@ -30,6 +31,8 @@ _LAYERS = ("num_hidden_layers", "n_layer")
 _EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts")
 _EXPERTS_PER_TOKEN = ("num_experts_per_tok", "top_k_experts")
 _POSITIONS = ("max_position_embeddings", "n_positions")
+_SHARING = "num_kv_shared_layers"  # as many layers at the end use what the last one of their kind before them made
+_BY_LAYER = "per_layer_config"
 _PERIODS = ("sliding_window_pattern", "_sliding_window_pattern", "full_attention_interval", "no_rope_layer_interval")
 _SMALL_PERIOD = 3
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
@@ -79,7 +82,7 @@ def shrink(
             small[name] = width
     small |= _heads(known, adversarial)
     small |= _experts(known)
-    small |= {} if deep else _layers(known)
+    small |= _overrides(known, {}) if deep else _layers(known)
     small |= _positions(known)
     small |= _token_ids(known)
     small |= _related(known, small, adversarial)
@@ -95,8 +98,8 @@ def _is_small(known: Mapping[str, Any], deep: bool) -> bool:
 
 
 def _must_be_given(value: Any, default: Any) -> bool:
-    """A field that the real config leaves out stays out if its default still fits; lists the class derives itself."""
-    return value != default and not isinstance(value, list)
+    """A field that the real config leaves out stays out if its default still fits; what is by layer is derived."""
+    return value != default and not isinstance(value, list | Mapping)
 
 
 def _related(known: Mapping[str, Any], small: Mapping[str, Any], adversarial: bool) -> dict[str, Any]:
@@ -122,6 +125,8 @@ def _heads(known: Mapping[str, Any], adversarial: bool) -> dict[str, Any]:
     for name in _KV_HEADS:
         if isinstance(known.get(name), int):
             small[name] = _kv_heads(known[name], known[heads_name], adversarial)
+    if len({known.get(name) for name in _KV_HEADS if name in small}) > len({small.get(name) for name in _KV_HEADS}):
+        small[_KV_HEADS[1]] = _OTHER_KV_HEADS
     latent = isinstance(known.get("kv_lora_rank"), int)
     small_head_dim = _SCALED_HEAD_DIM if _scaled_by_wavelength(known) else HEAD_DIM
     head_dim = known.get("head_dim")
@@ -173,6 +178,8 @@ def _layers(known: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, list | tuple) and len(value) == count and name != "architectures"
     }
     kinds = [tuple(str(value[layer]) for value in lists.values()) + _mlp_kind(known, layer) for layer in range(count)]
+    sharing = known.get(_SHARING) or 0
+    kinds = [(*kind, "shares" if layer >= count - sharing else "") for layer, kind in enumerate(kinds)]
     chosen = _choose(kinds)
     small: dict[str, Any] = {layers_name: len(chosen)}
     small |= {name: [value[layer] for layer in chosen] for name, value in lists.items()}
@@ -183,7 +190,27 @@ def _layers(known: Mapping[str, Any]) -> dict[str, Any]:
         small["mlp_only_layers"] = [new for new, layer in enumerate(chosen) if layer in known["mlp_only_layers"]]
     if isinstance(known.get("max_window_layers"), int):
         small["max_window_layers"] = sum(layer < known["max_window_layers"] for layer in chosen)
-    return small
+    if isinstance(known.get(_SHARING), int):
+        small[_SHARING] = sum(layer >= count - sharing for layer in chosen)
+    return small | _overrides(known, {layer: new for new, layer in enumerate(chosen)})
+
+
+def _overrides(known: Mapping[str, Any], numbers: Mapping[int, int]) -> dict[str, Any]:
+    """What is given for single layers: small, and other than what all layers have.
+
+    numbers: new ones of the layers that are kept; empty if all keep theirs.
+    """
+    if not isinstance(known.get(_BY_LAYER), Mapping):
+        return {}
+    widths = {**_WIDTHS, "head_dim": _OTHER_HEAD_DIM, "num_key_value_heads": _OTHER_KV_HEADS}
+    given = {int(layer): values for layer, values in known[_BY_LAYER].items()}
+    return {
+        _BY_LAYER: {
+            str(numbers.get(layer, layer)): {name: widths.get(name, value) for name, value in values.items()}
+            for layer, values in given.items()
+            if not numbers or layer in numbers
+        }
+    }
 
 
 def _mlp_kind(known: Mapping[str, Any], layer: int) -> tuple[str, ...]:

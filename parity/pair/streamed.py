@@ -48,7 +48,12 @@ def reference_on(
     makers: dict[str, Callable[[], Tensor]] = {
         target: partial(_made, each, tensors, target) for each in placement.made for target in each.made_of(bare)
     }
-    return Streamed(model, once(model, given), makers, tensors=sources)
+    return Streamed(model, once(model, given), makers, tensors=sources, spare=placement.spare)
+
+
+def spare_tensors(reference: Reference, entries: Mapping[str, Entry]) -> frozenset[str]:
+    """Tensors of a checkpoint that the reference has no use for, and leaves out on purpose."""
+    return references.placement(references.build(reference, False, without_memory()), described(entries)).spare
 
 
 def tensor_names(reference: Reference) -> list[str]:

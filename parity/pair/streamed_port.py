@@ -7,7 +7,7 @@ that any code can fill; what it stores in another order, or fused, it stores in 
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import reduce
@@ -53,6 +53,7 @@ def port_on(
     seed: int,
     habits: Habits,
     scratch: Path,
+    spare: Container[str] = (),
 ) -> Streamed:
     """The port's model with a checkpoint in it.
 
@@ -64,6 +65,7 @@ def port_on(
         seed: of whatever the constructor draws.
         habits: how the port loads.
         scratch: a directory for temporary files as large as the checkpoint, for `load_weights`.
+        spare: tensors that the reference has no use for, and that need no place.
 
     Raises:
         ParityError: the port cannot be built or loaded, or leaves a parameter without a tensor.
@@ -74,17 +76,21 @@ def port_on(
         _filled_by_code(port, model, tensors, promoted, habits, scratch)
         names = once(model, dict(model.named_parameters()))
     else:
-        sources = _filled_by_templates(port, model, tensors)
+        sources = _filled_by_templates(port, model, tensors, spare)
         _check_filled(port, model, sources, habits)
         names = once(model, {*dict(model.named_parameters()), *sources})
     dtypes = {name: habits.dtypes[template(name)] for name in names if template(name) in habits.dtypes}
     return Streamed(model.eval(), names, {}, dtypes, sources)
 
 
-def _filled_by_templates(port: Port, model: nn.Module, tensors: Mapped) -> dict[str, str]:
+def _filled_by_templates(port: Port, model: nn.Module, tensors: Mapped, spare: Container[str]) -> dict[str, str]:
     """Put the checkpoint's own tensors where WEIGHTS says; returns which is where."""
     places = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
-    sources = {target: name for name, target in ports.placed(port, tensors) if target is not None}
+    sources = {
+        target: name
+        for name, target in ports.placed(port, tensors)
+        if target is not None and (target in places or name not in spare)
+    }
     values = {target: tensors[name] for target, name in sources.items()}
     for target, value in values.items():
         ports.fitting(port, sources[target], value.shape, target, places)

@@ -646,3 +646,45 @@ def test_experts_stored_one_by_one_and_fused_in_memory(run: Run, tmp_path: Path)
     port.write_text(EXPERTS)
     found = report(run("check", port, "--pretrained", tmp_path, "--format", "json"), 0)
     assert len(found["boundaries"]) > 100
+
+
+def test_blocks_that_leave_something_for_later_blocks(run: Run, root: Path, tmp_path: Path) -> None:
+    """Keys and values in a dict, experts that are given other tokens in each block, and tensors that nobody uses."""
+    released = json.loads((root / "fixtures" / "configs" / "gemma-4-e2b.json").read_text())
+    text = released["text_config"] | {
+        "hidden_size": 96, "intermediate_size": 144, "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 32,
+        "global_head_dim": 48, "vocab_size": 320, "vocab_size_per_layer_input": 320, "hidden_size_per_layer_input": 16,
+        "num_hidden_layers": 7, "num_kv_shared_layers": 3, "sliding_window": 16,
+        "layer_types": [*["sliding_attention", "sliding_attention", "full_attention"] * 2, "full_attention"],
+        "enable_moe_block": True, "num_experts": 12, "top_k_experts": 4, "moe_intermediate_size": 48,
+    }  # fmt: skip
+    model = references.build(references.describe(text), False)
+    with torch.no_grad():
+        randomise(model, 0, {})
+    model.to(torch.bfloat16).save_pretrained(tmp_path)  # type: ignore[operator]
+    stored = load_file(tmp_path / "model.safetensors")
+    attention = "model.layers.{}.self_attn.{}.weight"
+    spare = [attention.format(layer, name) for layer in (4, 5, 6) for name in ("k_proj", "v_proj", "k_norm")]
+    assert not stored.keys() & set(spare)
+    stored |= {name: torch.ones(4, 4, dtype=torch.bfloat16) for name in spare}
+    inside = {name.replace("model.", "model.language_model."): value for name, value in stored.items()}
+    save_file(inside, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(released | {"text_config": text}))
+
+    other_order = ("places, rows = torch.where(chosen.t() == index)", "rows, places = torch.where(chosen == index)")
+    port = tmp_path / "port.py"
+    port.write_text(f'from parity_fixtures.rewrite import rewrite\n\nrewrite(globals(), "gemma4", {other_order!r})\n')
+    found = report(run("check", port, "--pretrained", tmp_path, "--format", "json"), 0)
+    assert {boundary["verdict"] for boundary in found["boundaries"]} <= {"exact", "ok"}
+    names = {boundary["name"] for boundary in found["boundaries"]}
+    assert {f"model.layers.{layer}.self_attn.o_proj" for layer in range(7)} <= names
+    assert {f"model.layers.{layer}.experts.act_fn[0]" for layer in range(7)} <= names
+    assert found["unmatched"] == {
+        "reference": [], "port": [],
+        "tensors": sorted(name.replace("model.", "model.language_model.") for name in spare),
+    }  # fmt: skip
+
+    tokens = tmp_path / "tokens.json"
+    tokens.write_text("[3, 1, 4, 1, 5]")
+    arguments = ("--pretrained", tmp_path, "--tokens", tokens, "--max-new-tokens", 3, "--compare-hf")
+    assert run("generate", "gemma4", *arguments)[0] == 0

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ class Case:
     """One port: the released config it is tried on, with which changes, and what it refuses.
 
     A change to None takes the field out. Every check has at least so many boundaries. fused: what in the names of
-    modules tells that one side has them apart and the other as one.
+    modules tells that one side has them apart and the other as one. others: variants that are of another released
+    config.
     """
 
     config: str
@@ -31,6 +32,7 @@ class Case:
     variants: Mapping[str, Mapping[str, Any]]
     refused: tuple[tuple[str, object], ...]
     fused: str = " "
+    others: Mapping[str, str] = field(default_factory=dict)
 
 
 YARN = {"rope_type": "yarn", "factor": 4.0}
@@ -64,6 +66,41 @@ PORTS = {
             ("rope_scaling", YARN),
             ("layer_types", ["chunked_attention"] * 6),
         ),
+    ),
+    "gemma4": Case(
+        config="gemma-4-31b.json",
+        boundaries=210,
+        variants={
+            "released": {},
+            "layer embeddings, shared keys": {},
+            "experts": {},
+            "without most of it": {
+                **dict.fromkeys(("attention_k_eq_v", "final_logit_softcapping", "sliding_window", "rms_norm_eps")),
+                **dict.fromkeys(("use_bidirectional_attention", "rope_parameters", "global_head_dim", "head_dim")),
+                "attention_bias": True,
+                "tie_word_embeddings": False,
+            },
+            "by layer": {
+                **dict.fromkeys(("global_head_dim", "num_global_key_value_heads")),
+                "per_layer_config": {
+                    str(layer): {"head_dim": 512, "num_key_value_heads": 4} for layer in range(5, 60, 6)
+                },
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "proportional", "rope_theta": 1e6, "factor": 8.0},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+                },
+            },
+        },
+        refused=(
+            ("hidden_activation", "gelu"),
+            ("use_bidirectional_attention", "all"),
+            ("rope_parameters", {"full_attention": YARN, "sliding_attention": YARN}),
+            ("layer_types", ["chunked_attention"] * 6),
+            ("num_kv_shared_layers", 4),
+            ("per_layer_config", {"0": {"head_dim": 48}}),
+            ("per_layer_config", {"2": {"hidden_size": 48}, "5": {"hidden_size": 48}}),
+        ),
+        others={"layer embeddings, shared keys": "gemma-4-e2b.json", "experts": "gemma-4-26b-a4b.json"},
     ),
     "gpt2": Case(
         config="gpt2.json",
@@ -222,8 +259,8 @@ PORTS = {
 
 VARIANTS = [(port, name) for port, case in PORTS.items() for name in case.variants]
 REFUSED = [(port, *refused) for port, case in PORTS.items() for refused in case.refused]
-SLIDE = [("gemma3", "released"), ("qwen3", "later layers slide"), ("qwen3", "layer types")]
-DECODE = [*((port, "released") for port in PORTS), *SLIDE[1:]]
+SLIDE = [("gemma3", "released"), ("gemma4", "released"), ("qwen3", "later layers slide"), ("qwen3", "layer types")]
+DECODE = [*((port, "released") for port in PORTS), *SLIDE[2:], ("gemma4", "layer embeddings, shared keys")]
 
 Small = Callable[[str, str], dict[str, Any]]
 
@@ -240,7 +277,8 @@ def small(configs: Path) -> Small:
     def make(port: str, variant: str) -> dict[str, Any]:
         case = PORTS[port]
         changes = case.variants[variant]
-        config = json.loads((configs / case.config).read_text()) | dict(changes)
+        released = json.loads((configs / case.others.get(variant, case.config)).read_text())
+        config = {**references.text_part(released), **changes}
         config = {name: value for name, value in config.items() if not (name in changes and value is None)}
         described = references.describe(config)
         return dict(shrink(described.config, described.settings).config)

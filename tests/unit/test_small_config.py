@@ -17,7 +17,7 @@ from parity.pair.weights import randomise
 
 FIELD = [
     "llama", "qwen3", "qwen3_moe", "gemma3_text", "gpt2", "olmo3", "smollm3", "glm4_moe", "deepseek_v3", "deepseek_v32",
-    "glm_moe_dsa", "qwen3_5_text", "nemotron_h", "gpt_oss", "mistral", "phi3",
+    "glm_moe_dsa", "qwen3_5_text", "nemotron_h", "gpt_oss", "mistral", "phi3", "gemma4_text",
 ]  # fmt: skip
 REAL = ["gemma-3-270m.json", "llama-3.2-1b.json", "qwen3-0.6b.json", "gpt2.json"]
 
@@ -97,6 +97,44 @@ def test_layer_lists_follow_the_layers_that_are_kept() -> None:
     assert sum(full) == config["max_window_layers"] == 2
     moe = CONFIG_MAPPING["deepseek_v3"]().to_dict()
     assert small(moe)[0].config["first_k_dense_replace"] == 2
+
+
+@pytest.mark.parametrize("adversarial", [True, False])
+def test_layers_that_share_keep_layers_to_share_with(configs: Path, adversarial: bool) -> None:
+    """Two of each kind that have keys of their own, so that the first cannot be taken for the last, and two without."""
+    released = references.text_part(json.loads((configs / "gemma-4-e2b.json").read_text()))
+    config = small(dict(released), adversarial)[0].config
+    kinds, sharing = config["layer_types"], config["num_kv_shared_layers"]
+    for part in (kinds[:-sharing], kinds[-sharing:]):
+        assert sorted(part) == ["full_attention"] * 2 + ["sliding_attention"] * 2
+
+
+def test_layers_with_heads_of_their_own_keep_them(configs: Path) -> None:
+    """Other counts and widths than most layers have, in either form of the config."""
+    released = dict(references.text_part(json.loads((configs / "gemma-4-31b.json").read_text())))
+    config = small(released)[0].config
+    own = {"head_dim": config["global_head_dim"], "num_key_value_heads": config["num_global_key_value_heads"]}
+    assert all(config[name] < value < config["num_attention_heads"] * 24 for name, value in own.items())
+    assert "per_layer_config" not in config
+
+    by_layer = {name: value for name, value in released.items() if "global" not in name}
+    by_layer["per_layer_config"] = {
+        str(layer): {"head_dim": 512, "num_key_value_heads": 4} for layer in range(5, 60, 6)
+    }
+    kept = small(by_layer)[0].config
+    full = [str(layer) for layer, kind in enumerate(kept["layer_types"]) if kind == "full_attention"]
+    assert kept["per_layer_config"] == dict.fromkeys(full, own)
+    described = references.describe(by_layer)
+    deep = shrink(described.config, described.settings, deep=True).config
+    assert deep["per_layer_config"] == dict.fromkeys(by_layer["per_layer_config"], own)
+
+
+def test_no_token_is_padding() -> None:
+    """No text has any, and the reference's embedding trains none."""
+    for seed in range(5):
+        ids = probe.make({"vocab_size": 23, "pad_token_id": 5}, 41, seed).input_ids
+        assert not bool((ids == 5).any())
+        assert set(ids.flatten().tolist()) <= set(range(23))
 
 
 def test_random_weights_are_their_own_stream(configs: Path) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from fixtures.checkpoints.small import write
 from parity.compare.blocks import chain, containers
 from parity.compare.boxes import beside, box
+from parity.compare.capture import Endpoint, run
 from parity.compare.plan import habits, plan
 from parity.compare.small import Small, small_check
 from parity.compare.streaming import BlockResult, BlockWork, Both, Lockstep
@@ -263,6 +264,41 @@ def test_blocks_are_found_and_run_alone(small: Small) -> None:
     assert [made.carried for made in found.chains] == [((0, 0),), ((0, 0),)]
     assert not any("forward" in vars(module) for model in models for module in model.modules())
     assert len(found.inside) == 2  # the first is of a kind of its own
+
+
+class Sharing(nn.Module):
+    """A block that leaves something for later ones in a dict, or takes what is left there."""
+
+    def __init__(self, leaves: bool) -> None:
+        super().__init__()
+        self.leaves = leaves
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, left: dict[str, Tensor]) -> Tensor:
+        """`[B, T, 4]` -> `[B, T, 4]`."""
+        if self.leaves:
+            left["x"] = 2.0 * x
+        return self.inner(x) + left["x"]
+
+
+def test_blocks_that_write_into_a_dict_are_run_alone() -> None:
+    """In order, so that a later one finds what an earlier one left; handing on other values changes nothing of it."""
+    layers = nn.ModuleList([Sharing(True), Sharing(True), Sharing(False), Sharing(False)])
+    model = nn.Module()
+    model.layers = layers
+
+    def forward() -> Tensor:
+        x, left = torch.ones(1, 2, 4), dict[str, Tensor]()
+        for layer in layers:
+            x = layer(x, left)
+        return x
+
+    with torch.no_grad():
+        assert chain(model, "layers", forward) is not None
+        into = Endpoint("layers.2", 0, "input")
+        handed = run(model, forward, {into: lambda own: (own[0] + 1.0,)})
+    difference = handed.calls["layers.2"][0].outputs[0] - run(model, forward).calls["layers.2"][0].outputs[0]
+    assert torch.allclose(difference, layers[2].inner.weight.sum(-1).expand_as(difference), atol=1e-5)
 
 
 class Impatient(nn.Module):
