@@ -1,11 +1,13 @@
 """What goes on in the process of one case: a check, or a self-test. Imports nothing heavy before it is there."""
 
 import faulthandler
+import multiprocessing
 import os
 import platform
 import signal
 import sys
 import tempfile
+import threading
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection
@@ -68,6 +70,7 @@ def _settle(job: Job, folder: str) -> None:
     """Make the process its own: a group that can be ended with its children, streams, threads, a directory."""
     with suppress(AttributeError, OSError):
         os.setsid()
+    threading.Thread(target=_end_with_the_gate, daemon=True).start()
     file = open(Path(folder) / LOG, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (for as long as the process lasts)
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
@@ -84,6 +87,17 @@ def _settle(job: Job, folder: str) -> None:
     import torch
 
     torch.set_num_threads(job.threads)
+
+
+def _end_with_the_gate() -> None:
+    """End the group of this process when the gate has gone, as when it is killed and can end nothing any more."""
+    gate = multiprocessing.parent_process()
+    if gate is None:
+        return
+    gate.join()
+    if hasattr(os, "killpg") and os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
 
 
 def _done(job: Job, connection: Connection) -> object:

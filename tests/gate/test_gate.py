@@ -4,6 +4,9 @@ import io
 import json
 import multiprocessing
 import pickle
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +98,19 @@ def test_interrupted(project: Path, port: Write, interrupted: Run, tmp_path: Pat
     held = int((project / "pid").read_text() or 0)
     assert not held or not psutil.pid_exists(held)
     assert list(temporary.glob("parity-*")) == []
+
+
+def test_nothing_outlives_a_gate_that_is_killed(project: Path, port: Write) -> None:
+    """It can end nothing any more; what it started ends by itself."""
+    port("hangs.py", "import os, time\nopen('pid', 'w').write(f'{os.getpid()} ')\ntime.sleep(600)\n")
+    gate = subprocess.Popen([sys.executable, "-m", "parity", "gate", "hangs.py"], stderr=subprocess.DEVNULL)
+    while not (project / "pid").exists() or not (project / "pid").read_text().endswith(" "):
+        assert gate.poll() is None
+        time.sleep(0.05)
+    child = psutil.Process(int((project / "pid").read_text()))
+    gate.kill()
+    gate.wait()
+    child.wait(60)
 
 
 def test_cover_that_shrinks_fails(project: Path, port: Write, run: Run) -> None:
@@ -193,6 +209,21 @@ def test_settings_are_as_seen_from_their_file_and_flags_override_them(
     cases = json.loads(out)["cases"]
     assert (code, [case["port"] for case in cases]) == (0, ["ports/own.py"])
     assert [each["name"] for each in cases[0]["report"]["stages"] if each["verdict"] != "not_run"] == ["weights"]
+
+
+def test_nothing_changed_is_said_and_passes(project: Path, port: Write, run: Run) -> None:
+    """No process is started; a report in a file is written all the same."""
+    port("good.py")
+    identity = ("-c", "user.name=n", "-c", "user.email=e@x", "-c", "commit.gpgsign=false")
+    for command in (("init", "-q"), ("add", "."), ("commit", "-qm", "first")):
+        subprocess.run(["git", *identity, *command], cwd=project, check=True)
+    code, out, err = run("gate", "good.py", "--changed-since", "HEAD", "--format", "text", "--format", "junit=j.xml")
+    assert (code, err) == (0, "")
+    assert out == "PASS  nothing to check: nothing that the case is made of changed since HEAD\n"
+    assert "<testcase" not in (project / "j.xml").read_text()
+    port("good.py", "x = 1\n")
+    code, out, err = run("gate", "good.py", "gpt2", "--changed-since", "HEAD", "--stage", "weights")
+    assert (code, out.splitlines()[0]) == (0, "PASS  1 case: 1 passes; 1 left out, unchanged since HEAD")
 
 
 class Light(pickle.Unpickler):
