@@ -4,19 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (ROOT / "models", ROOT / "fixtures" / "rewrites", ROOT / "fixtures" / "benign")
 CONFIGS = ROOT / "fixtures" / "configs"
-DEFAULT_CONFIGS = {
-    "gemma3": "gemma-3-270m.json",
-    "llama3": "llama-3.2-1b.json",
-    "qwen3": "qwen3-0.6b.json",
-    "gpt2": "gpt2.json",
-}
-
 REMOVED = "(removed)"  # as the value of a changed config field
 
 Edit = tuple[str, str]
@@ -40,10 +34,17 @@ def source(port: str) -> Path:
     raise FileNotFoundError(f"no port {port!r} in {', '.join(folder.name for folder in FOLDERS)}")
 
 
+def original_of(port: str) -> str:
+    """The port whose function a case is compared with: for a benign fixture, the Gemma 3 that it rewrites."""
+    return port if any((folder / f"{port}.py").is_file() for folder in FOLDERS[:2]) else "gemma3"
+
+
 def default_config(port: str) -> Path:
-    """The config fixture of the port's architecture; a benign fixture is a Gemma 3 unless its name says otherwise."""
-    name = DEFAULT_CONFIGS.get(port.partition("_")[0], DEFAULT_CONFIGS["gemma3"])
-    return CONFIGS / name
+    """The config fixture of the port's architecture, which the name of a rewrite begins with."""
+    original = original_of(port)
+    names = [name for name in (original, original.partition("_")[0]) if (FOLDERS[0] / f"{name}.py").is_file()]
+    defaults: dict[str, str] = json.loads((CONFIGS.parent / "defaults.json").read_text(encoding="utf-8"))
+    return CONFIGS / defaults[import_module(f"parity_models.{names[0]}").MODEL_TYPES[0]]
 
 
 def replaced(text: str, edits: Sequence[Edit]) -> str:

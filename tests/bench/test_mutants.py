@@ -9,7 +9,7 @@ import pytest
 
 from bench.bugs import truth
 from bench.bugs.catalogue import BENIGN, DECODING, MUTANTS, ROUNDING, SEVERAL, TRAINING
-from bench.bugs.edits import DEFAULT_CONFIGS, Config, replaced, source, touched
+from bench.bugs.edits import Config, original_of, replaced, source, touched
 from bench.bugs.mutant import Benign, Mutant, Several
 
 Case = Mutant | Several | Benign
@@ -20,24 +20,19 @@ def config_of(case: Case) -> Config:
     return next((bug.config for bug in case.bugs if bug.config), "") if isinstance(case, Several) else case.config
 
 
-def original_of(case: Case) -> str:
-    """The port whose function a case is compared with: for a benign fixture, the Gemma 3 that it rewrites."""
-    return case.port if case.port.partition("_")[0] in DEFAULT_CONFIGS else "gemma3"
-
-
 def batches(cases: Iterable[Case]) -> list[list[Case]]:
     """Cases by port and config, so that each original is built once."""
     found: dict[tuple[str, str], list[Case]] = {}
     for case in cases:
         config = config_of(case)
         text = config if isinstance(config, str) else json.dumps(dict(config), sort_keys=True)
-        found.setdefault((original_of(case), text), []).append(case)
+        found.setdefault((original_of(case.port), text), []).append(case)
     return list(found.values())
 
 
 def differences(batch: list[Case], folder: Path) -> dict[str, float]:
     """How far each case's logits are from its original's."""
-    with truth.original(original_of(batch[0]), config_of(batch[0])) as before:
+    with truth.original(original_of(batch[0].port), config_of(batch[0])) as before:
         written = {case.key: case.write(folder) for case in batch}
         return {key: truth.difference(before, one.path, one.config) for key, one in written.items()}
 
@@ -58,7 +53,7 @@ def test_every_bug_changes_the_function(batch: list[Case], tmp_path: Path) -> No
 def test_what_one_full_forward_does_not_show(batch: list[Case], tmp_path: Path) -> None:
     """Bugs of the other stages leave the full forward in float64 as it is, and change what their stage runs."""
     rounding = {mutant.key for mutant in ROUNDING}
-    with truth.original(original_of(batch[0]), config_of(batch[0])) as before:
+    with truth.original(original_of(batch[0].port), config_of(batch[0])) as before:
         for case in batch:
             written = case.write(tmp_path)
             assert truth.difference(before, written.path, written.config) <= truth.SAME, case.key
@@ -70,8 +65,8 @@ def test_what_one_full_forward_does_not_show(batch: list[Case], tmp_path: Path) 
 @pytest.mark.parametrize("batch", batches(TRAINING), ids=label)
 def test_what_only_training_shows(batch: list[Case], tmp_path: Path) -> None:
     """The logits are the same, and so are not the gradients."""
-    with truth.original(original_of(batch[0]), config_of(batch[0])) as before:
-        assert truth.gradients(before, source(original_of(batch[0]))) <= truth.SAME
+    with truth.original(original_of(batch[0].port), config_of(batch[0])) as before:
+        assert truth.gradients(before, source(original_of(batch[0].port))) <= truth.SAME
         for case in batch:
             written = case.write(tmp_path)
             assert truth.difference(before, written.path, written.config) <= truth.SAME, case.key
