@@ -69,12 +69,27 @@ def _logits(reference: Side, measured: Forward) -> Boundary:
 
 def unmatched(sides: Sides, measured: Forward) -> Unmatched:
     """Modules and tensors without a counterpart; what does nothing in eval mode is left out."""
-    loading = sides.loading
+    loading, uncalled = sides.loading, _uncalled(sides)
     return Unmatched(
-        reference=_unpaired(sides.reference, {pair.reference for pair in measured.pairs}),
-        port=_unpaired(sides.port, {pair.port for pair in measured.pairs}),
+        reference=_unpaired(sides.reference, {pair.reference for pair in measured.pairs} | uncalled.keys()),
+        port=_unpaired(sides.port, {pair.port for pair in measured.pairs} | set(uncalled.values())),
         tensors=tuple(sorted({*loading.unused, *loading.partly, *loading.dropped})),
     )
+
+
+def _uncalled(sides: Sides) -> dict[str, str]:
+    """Modules of the reference that are never called, their tensors used by others, and the port's that hold the same.
+
+    They correspond, and have no values to compare.
+    """
+    reference, port = sides.reference, sides.port
+    theirs = {frozenset(port.tensors_of(module)): module for module in port.owned if module and port.is_leaf(module)}
+    held = {module: frozenset(reference.tensors_of(module)) for module in reference.owned}
+    return {
+        module: theirs[tensors]
+        for module, tensors in held.items()
+        if module and tensors in theirs and tensors and not reference.calls(module)
+    }
 
 
 def _unpaired(side: Side, paired: set[str]) -> tuple[str, ...]:

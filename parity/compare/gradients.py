@@ -105,7 +105,10 @@ class _Kept:
 
 
 class Cuts(TorchFunctionMode):
-    """Notes the first operation that gives a value without a gradient though what it took has one."""
+    """Notes the first operation that gives a value without a gradient though what it took has one.
+
+    What takes of a tensor no more than its shape, as `new_zeros` and `zeros_like` do, cuts nothing.
+    """
 
     def __init__(self, seen: Callable[[], object]):
         super().__init__()
@@ -118,7 +121,9 @@ class Cuts(TorchFunctionMode):
         given = [each for each in (*args, *(kwargs or {}).values()) if isinstance(each, Tensor)]
         with torch._C.DisableTorchFunction():
             floats = isinstance(result, Tensor) and result.is_floating_point() and result.numel() > 1
-            if floats and not result.requires_grad and any(each.requires_grad for each in given):
+            name = getattr(func, "__name__", "")
+            shaped = name.startswith("new_") or name.endswith("_like")
+            if floats and not shaped and not result.requires_grad and any(each.requires_grad for each in given):
                 self._seen()
         return result
 

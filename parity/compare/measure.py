@@ -45,7 +45,10 @@ class Order:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a port's tensor is turned into the reference's: permute the axes, reshape or broadcast, reorder one axis."""
+    """How a port's tensor is turned into the reference's: permute the axes, reshape or broadcast, reorder one axis.
+
+    broadcast: one of the two has a single row where the other has one for each of the batch, all alike.
+    """
 
     axes: tuple[int, ...]
     broadcast: bool = False
@@ -54,7 +57,7 @@ class Layout:
     def to_reference(self, port: Tensor, shape: torch.Size) -> Tensor:
         """The port's tensor in the reference's layout `shape`."""
         moved = port.permute(self.axes)
-        value = moved if self.broadcast else moved.reshape(shape)
+        value = _spread(moved, shape) if self.broadcast else moved.reshape(shape)
         return value if self.order is None else value.index_select(self.order.axis, self.order.places)
 
     def to_port(self, reference: Tensor, shape: torch.Size) -> Tensor:
@@ -63,8 +66,18 @@ class Layout:
             reference = reference.index_select(self.order.axis, self.order.places.argsort())
         moved = torch.Size([shape[axis] for axis in self.axes])
         inverse = sorted(range(len(self.axes)), key=self.axes.__getitem__)
-        value = reference.expand(moved) if self.broadcast else reference.reshape(moved)
+        value = _narrowed(reference, moved).expand(moved) if self.broadcast else reference.reshape(moved)
         return value.permute(inverse).contiguous()
+
+
+def _spread(value: Tensor, shape: torch.Size) -> Tensor:
+    """One row for all rows of `shape`, if there is one alone."""
+    return value.expand([max(sizes) for sizes in zip(value.shape, shape, strict=True)])
+
+
+def _narrowed(value: Tensor, shape: torch.Size) -> Tensor:
+    """The first entry alone along the axes of which `shape` has one."""
+    return value[tuple(slice(0, 1) if size == 1 else slice(None) for size in shape)]
 
 
 def find_order(port: Tensor, reference: Tensor) -> Order | None:
@@ -98,9 +111,19 @@ def layouts(port: torch.Size, reference: torch.Size) -> list[Layout]:
         moved = torch.Size([port[axis] for axis in order])
         if moved.numel() == reference.numel():
             ranked.setdefault(len(_cuts(moved) & _cuts(reference)), []).append(Layout(order))
-        elif len(moved) == len(reference) and all(r in (1, p) for p, r in zip(moved, reference, strict=True)):
+        elif len(moved) == len(reference) and (_repeats(moved, reference) or _one_row_of(moved, reference)):
             ranked.setdefault(len(moved), []).append(Layout(order, broadcast=True))
     return ranked[max(ranked)] if ranked else []
+
+
+def _repeats(port: torch.Size, reference: torch.Size) -> bool:
+    """Whether the port may have several times what the reference has once."""
+    return all(theirs in (1, own) for own, theirs in zip(port, reference, strict=True))
+
+
+def _one_row_of(port: torch.Size, reference: torch.Size) -> bool:
+    """Whether the port may have once what the reference has for each row of the batch, as of positions."""
+    return len(port) > 1 and port[0] == 1 and port[1:] == reference[1:]
 
 
 def _orders(rank: int) -> list[tuple[int, ...]]:

@@ -166,6 +166,20 @@ class Astray:
                 return other
         return None
 
+    def stale(self, ref: Ref) -> Ref | None:
+        """What an earlier call kept without its latest token, among what a wrong value was made from."""
+        call, module = self.run.call(ref.step), self.run.tape.steps[ref.step].module
+        for other in self.behind(ref):
+            cells = self.run.cells[self.run.call(other.step)]
+            if self.run.call(other.step) == call or not self.run.tape.steps[other.step].frames:
+                continue
+            full = (*self._in_module.get(module, ()), *self._in_module.get(self.run.tape.steps[other.step].module, ()))
+            found = (cells.places(self.run.tape.value(other), each) for each in full)
+            places = next((each for each in found if each), None)
+            if places is not None and max(places) >= 0 and places[-1] != cells.so_far - 1:
+                return other
+        return None
+
     def _places(self, ref: Ref, cells: Cells) -> set[int] | None:
         """Of which tokens a value of several has something."""
         value = self.run.tape.value(ref)

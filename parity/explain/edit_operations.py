@@ -10,6 +10,7 @@ from parity.explain.edit_common import cause_at, mutation_of
 from parity.explain.edit_layout import cat_reversed, merged_axes, parts_of, read_in_another_order, repeated
 from parity.explain.edit_masks import COMPARISONS, compare, masks, shifted, softmax_over_queries
 from parity.explain.edit_norms import eps_outside, layer_norm, mean, norm_offset
+from parity.explain.edit_wiring import gathered
 from parity.explain.mutations import Context, Mutation
 from parity.explain.play import Playing
 from parity.explain.roles import Role
@@ -20,6 +21,8 @@ _UNARY = {
     "tanh",
     "nn.functional.softplus",
     "sigmoid",
+    "nn.functional.sigmoid",
+    "square",
     "nn.functional.softmax",
     "nn.functional.normalize",
     "neg",
@@ -33,13 +36,17 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu squared": lambda x: F.relu(x).square(),
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
+    "softplus": F.softplus,
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "mish": F.mish,
     "leaky_relu": F.leaky_relu,
     "elu": F.elu,
     "nothing": lambda x: x,
 }
-_ACTIVATION_STEPS = {"nn.functional.gelu", "nn.functional.silu", "nn.functional.relu", "relu", "silu", "gelu"}
+_ACTIVATION_STEPS = {
+    "nn.functional.gelu", "nn.functional.silu", "nn.functional.relu", "relu", "silu", "gelu",
+    "nn.functional.sigmoid", "sigmoid", "nn.functional.softplus",
+}  # fmt: skip
 
 
 def propose(context: Context, step: Step) -> Iterator[Mutation]:  # noqa: PLR0912 (a list of cases, one line each)
@@ -87,6 +94,8 @@ def propose(context: Context, step: Step) -> Iterator[Mutation]:  # noqa: PLR091
     if name in ("cat", "concat"):
         yield from repeated(context, step)
         yield mutation_of(context, step, "cat order", "the parts are put together in another order", cat_reversed, 1.1)
+    if name == "gather":
+        yield from gathered(context, step)
     if name in ("add", "sub", "mul", "matmul", "__and__", "nn.functional.embedding"):
         yield from _rewired(context, step)
     if name == "nn.functional.softmax":

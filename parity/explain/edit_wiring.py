@@ -5,11 +5,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from parity.explain.edit_common import mutation_of
 from parity.explain.mutations import Context, Mutation
 from parity.explain.play import Edit, Playing
 from parity.explain.roles import Role
 from parity.explain.trace import Ref, Step, each_value
 from parity.names import numbers, template
+
+_MOST_GATHERED = 14
 
 
 def propose(context: Context, steps: Sequence[int]) -> Iterator[Mutation]:
@@ -198,3 +201,20 @@ _COUNTS: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
     ("were doubled", lambda value: value * 2),
     ("were halved", lambda value: value // 2),
 )
+
+
+def gathered(context: Context, step: Step) -> Iterator[Mutation]:
+    """Taken from another value of its shape that the module computed on the way, as from scores with a bias on them."""
+    taken, shape = step.arguments[0], context.tape.value(step.arguments[0]).shape
+    near = [ref for other in context.tape.steps[: step.number] if other.module == step.module for ref in other.refs]
+    like = [ref for ref in near if ref != taken and context.tape.value(ref).shape == shape]
+    for at, other in enumerate(ref for ref in like[-_MOST_GATHERED:] if context.tape.value(ref).is_floating_point()):
+
+        def change(playing: Playing, step: Step, other: Ref = other) -> Tensor:
+            arguments, keywords = playing.given(step)
+            result: Tensor = playing.value(other, step).gather(*arguments[1:], **keywords)
+            return result
+
+        made = context.producer(other).name.rpartition(".")[2]
+        text = f"gather took what {made} gives, not what {context.producer(taken).name.rpartition('.')[2]} gives"
+        yield mutation_of(context, step, f"gather <- {made} {at}", text, change, 1.0)

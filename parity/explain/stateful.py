@@ -10,6 +10,7 @@ import torch
 from parity.compare.capture import LOGITS
 from parity.compare.programs import alone, pads_of
 from parity.compare.rungs import Outcome, Rung, wrong_tokens
+from parity.compare.sides import parents
 from parity.compare.stages import Forward, Sides
 from parity.explain.astray import Astray, Executed
 from parity.explain.cells import cells_of
@@ -17,6 +18,7 @@ from parity.explain.hypotheses import Verdict, explained
 from parity.explain.locate import Code, raised_at, source_at
 from parity.explain.provenance import Use, number_at, origin
 from parity.explain.record import code_files, executed
+from parity.explain.roles import Role, role_of
 from parity.explain.trace import Ref, Step, TooLarge
 from parity.pair.pair import Pair
 from parity.pair.program import Program, full
@@ -48,13 +50,16 @@ def findings(pair: Pair, sides: Sides, measured: Forward, rung: Rung) -> tuple[F
 def _of(pair: Pair, sides: Sides, measured: Forward, stage: str, outcomes: Sequence[Outcome]) -> list[Finding]:
     verdict = explained(sides.reference.model, outcomes)
     causes = verdict.explanations if verdict else ()
+    partners = {each.port: each.reference for each in measured.pairs if not each.partial}
+    recurrent = frozenset(
+        port for port, reference in partners.items() if role_of(reference, _classes(sides)) == Role.recurrent
+    )
+    evidence = tuple(_evidence(outcome) for outcome in outcomes)
     places: list[_Place] = []
     for outcome in outcomes:
-        places += [place for place in _places(pair, sides, outcome, verdict) if place not in places]
+        places += [place for place in _places(pair, sides, outcome, verdict, recurrent) if place not in places]
         if places and len(causes) <= 1:
             break
-    partners = {each.port: each.reference for each in measured.pairs if not each.partial}
-    evidence = tuple(_evidence(outcome) for outcome in outcomes)
 
     def finding(place: _Place, explanation: Explanation | None) -> Finding:
         return Finding(
@@ -72,6 +77,10 @@ def _of(pair: Pair, sides: Sides, measured: Forward, stage: str, outcomes: Seque
         return [finding(place, None) for place in places[:_MOST] or [_Place("", None)]]
     fitting = [next((p for p in places if p.cause == each.cause), None) for each in causes]
     return [finding(own or (places or [_Place("", None)])[0], each) for own, each in zip(fitting, causes, strict=True)]
+
+
+def _classes(sides: Sides) -> dict[str, str]:
+    return {name: type(module).__name__ for name, module in sides.reference.modules.items()}
 
 
 def _title(stage: str, outcome: Outcome) -> str:
@@ -119,7 +128,9 @@ def _partner(sides: Sides, partners: dict[str, str], module: str) -> str:
 
 
 @torch.no_grad()
-def _places(pair: Pair, sides: Sides, outcome: Outcome, verdict: Verdict | None) -> list[_Place]:
+def _places(
+    pair: Pair, sides: Sides, outcome: Outcome, verdict: Verdict | None, recurrent: frozenset[str]
+) -> list[_Place]:
     """The lines on which the port leaves its full forward, the likeliest first."""
     model = sides.port.model
     shortened, wrong = _shortest(outcome, sides)
@@ -135,7 +146,7 @@ def _places(pair: Pair, sides: Sides, outcome: Outcome, verdict: Verdict | None)
     ends = [tape.at(LOGITS._replace(number=number)) for number in wrong]
     culprits = astray.culprits([ref for ref in ends if ref is not None])
     folders = tuple(sorted({str(Path(file).parent) for file in code_files(model) if not file.startswith("<")}))
-    desk = _Desk(astray, Code(folders), verdict)
+    desk = _Desk(astray, Code(folders), verdict, recurrent)
     return list(dict.fromkeys(filter(None, (desk.place(ref) for ref in culprits[:_MOST]))))
 
 
@@ -172,11 +183,12 @@ def _probe_of(pair: Pair, sides: Sides, program: Program) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class _Desk:
-    """One program's wrong values being traced to lines."""
+    """One program's wrong values being traced to lines. recurrent: modules of the port that keep a state."""
 
     astray: Astray
     code: Code
     verdict: Verdict | None
+    recurrent: frozenset[str]
 
     def place(self, ref: Ref) -> _Place | None:
         """The line to mend for one value that is wrong though nothing behind it is."""
@@ -196,6 +208,9 @@ class _Desk:
         if counted or whole:
             use = "position-ids" if counted else _USES[self.astray.makes(ref)]
             return counted or ref, use
+        module = self.astray.run.tape.steps[ref.step].module
+        if self.verdict is None and self.recurrent & {module, *parents(module)}:
+            return self.astray.stale(ref) or ref, "ssm-state"  # its masks hide tokens of a chunk from each other
         needed = self.astray.needed(ref)
         lost = self.astray.lost_at(ref, needed) if needed else None
         if lost:

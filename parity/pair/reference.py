@@ -137,6 +137,7 @@ def build(reference: Reference, promoted: bool, watch: AbstractContextManager[ob
     config = _config_object(reference)
     model_class = _model_class(reference)
     try:
+        torch.manual_seed(0)  # some initialisers draw what random weights are then spread around
         with precision(promoted, watch):
             model: nn.Module = model_class(config)
     except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:

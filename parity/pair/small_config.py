@@ -28,6 +28,7 @@ _WIDTHS = {
 _HEADS = ("num_attention_heads", "n_head")
 _KV_HEADS = ("num_key_value_heads", "num_global_key_value_heads")
 _LAYERS = ("num_hidden_layers", "n_layer")
+_LAYER_LISTS = ("layer_types", "layers_block_type")
 _EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts")
 _EXPERTS_PER_TOKEN = ("num_experts_per_tok", "top_k_experts")
 _POSITIONS = ("max_position_embeddings", "n_positions")
@@ -48,8 +49,11 @@ class SmallConfig:
 
 
 def probe_length(settings: Mapping[str, Any]) -> int:
-    """Tokens that reach past the window, past a linear-attention chunk of 64, and stay within the context."""
-    reach = 83 if any(name.startswith("linear_") for name in settings) else 41
+    """Tokens that reach past the window, past two linear-attention chunks of 64, and stay within the context.
+
+    The first chunk finds no state to decay, and the last one's is never read.
+    """
+    reach = 131 if any(name.startswith("linear_") for name in settings) else 41
     window = settings.get("sliding_window")
     if isinstance(window, int) and settings.get("use_sliding_window") is not False:
         reach = max(reach, min(2 * window + 5, 2053))
@@ -93,8 +97,8 @@ def shrink(
 
 def _is_small(known: Mapping[str, Any], deep: bool) -> bool:
     """A config that somebody has shrunk already is left as they made it."""
-    hidden, layers = _first(("hidden_size", "n_embd"), known), _first(_LAYERS, known)
-    return hidden is not None and known[hidden] <= 64 and layers is not None and (deep or known[layers] <= 8)
+    hidden, layers = _first(("hidden_size", "n_embd"), known), _layer_count(known)
+    return hidden is not None and known[hidden] <= 64 and layers is not None and (deep or layers <= 8)
 
 
 def _must_be_given(value: Any, default: Any) -> bool:
@@ -168,21 +172,18 @@ def _experts(known: Mapping[str, Any]) -> dict[str, Any]:
 
 def _layers(known: Mapping[str, Any]) -> dict[str, Any]:
     """Fewer layers: at least two of each kind, in an order that the full model has too."""
-    layers_name = _first(_LAYERS, known)
-    if layers_name is None:
+    layers_name, count = _first(_LAYERS, known), _layer_count(known)
+    if count is None:
         return {}
-    count = known[layers_name]
-    lists = {
-        name: value
-        for name, value in known.items()
-        if isinstance(value, list | tuple) and len(value) == count and name != "architectures"
-    }
+    lists = {name: value for name, value in known.items() if _speaks_of_layers(name, value) and len(value) == count}
     kinds = [tuple(str(value[layer]) for value in lists.values()) + _mlp_kind(known, layer) for layer in range(count)]
     sharing = known.get(_SHARING) or 0
     kinds = [(*kind, "shares" if layer >= count - sharing else "") for layer, kind in enumerate(kinds)]
     chosen = _choose(kinds)
-    small: dict[str, Any] = {layers_name: len(chosen)}
-    small |= {name: [value[layer] for layer in chosen] for name, value in lists.items()}
+    small: dict[str, Any] = {} if layers_name is None else {layers_name: len(chosen)}
+    for name, value in lists.items():
+        kept = [value[layer] for layer in chosen]
+        small[name] = "".join(kept) if isinstance(value, str) else kept
     small |= {name: _SMALL_PERIOD for name in _PERIODS if isinstance(known.get(name), int) and len(set(kinds)) > 1}
     if isinstance(known.get("first_k_dense_replace"), int):
         small["first_k_dense_replace"] = sum(layer < known["first_k_dense_replace"] for layer in chosen)
@@ -211,6 +212,21 @@ def _overrides(known: Mapping[str, Any], numbers: Mapping[int, int]) -> dict[str
             if not numbers or layer in numbers
         }
     }
+
+
+def _layer_count(known: Mapping[str, Any]) -> int | None:
+    """How many layers there are; some configs only list them."""
+    name = _first(_LAYERS, known)
+    if name is not None:
+        return int(known[name])
+    return next((len(known[name]) for name in _LAYER_LISTS if isinstance(known.get(name), list | tuple)), None)
+
+
+def _speaks_of_layers(name: str, value: Any) -> bool:
+    """Whether a field may have an entry for each layer: a list, or a pattern with a letter for each."""
+    return (isinstance(value, list | tuple) and name != "architectures") or (
+        isinstance(value, str) and name.endswith("_pattern")
+    )
 
 
 def _mlp_kind(known: Mapping[str, Any], layer: int) -> tuple[str, ...]:

@@ -255,6 +255,67 @@ PORTS = {
         refused=(("hidden_act", "gelu"), ("rope_parameters", YARN), ("indexer_types", ["none"] * 4)),
         fused=".experts",
     ),
+    "qwen3_5": Case(
+        config="qwen3.5-0.8b.json",
+        boundaries=90,
+        variants={
+            "released": {},
+            "experts": {
+                "model_type": "qwen3_5_moe_text",
+                "num_experts": 256,
+                "num_experts_per_tok": 8,
+                "moe_intermediate_size": 512,
+                "shared_expert_intermediate_size": 512,
+                "linear_num_value_heads": 32,
+                "tie_word_embeddings": False,
+            },
+            "defaults, older fields, biases": {
+                **ALREADY_SMALL,
+                **dict.fromkeys(("hidden_act", "layer_types", "rms_norm_eps", "tie_word_embeddings")),
+                **{"rope_parameters": None, "rope_theta": 1e6, "attention_bias": True, "linear_conv_kernel_dim": 3},
+                **{
+                    "head_dim": 24,
+                    "linear_key_head_dim": 10,
+                    "linear_value_head_dim": 14,
+                    "full_attention_interval": 2,
+                },
+                **{"linear_num_key_heads": 2, "linear_num_value_heads": 6},
+            },
+        },
+        refused=(
+            ("hidden_act", "gelu"),
+            ("attn_output_gate", False),
+            ("rope_parameters", {**YARN, "rope_theta": 1e7}),
+            ("layer_types", ["sliding_attention"] * 6),
+        ),
+        fused=".experts",
+    ),
+    "nemotron_h": Case(
+        config="nemotron-3-nano-30b-a3b.json",
+        boundaries=70,
+        variants={
+            "released": {},
+            "in a latent space": {
+                "moe_latent_size": 1024,
+                "n_routed_experts": 512,
+                "num_experts_per_tok": 22,
+                "routed_scaling_factor": 5.0,
+                "n_group": 2,
+                "norm_topk_prob": False,
+                "mlp_bias": True,
+            },
+            "dense, in the newer form": {
+                "hybrid_override_pattern": None,
+                "num_hidden_layers": None,
+                "layers_block_type": ["mamba", "mlp", "mamba", "mlp", "attention", "mlp"] * 4,
+                "use_bias": True,
+                "use_conv_bias": False,
+                "time_step_min": 0.01,
+            },
+        },
+        refused=(("mlp_hidden_act", "silu"), ("mamba_hidden_act", "gelu"), ("hybrid_override_pattern", "MEM?")),
+        fused=".experts",
+    ),
 }
 
 VARIANTS = [(port, name) for port, case in PORTS.items() for name in case.variants]

@@ -51,6 +51,22 @@ def test_batch_broadcast() -> None:
     assert torch.equal(found[0].to_port(reference, port.shape), port)
 
 
+def test_one_row_for_the_whole_batch() -> None:
+    """Positions that the port computes once and the reference for every row; a row that differs is seen."""
+    port = REFERENCE[:1]
+    reference = port.expand(3, 5, 24).clone()
+    found = best_layout(port, reference)
+    assert found is not None
+    layout, error = found
+    assert error == 0.0
+    assert torch.equal(layout.to_reference(port, reference.shape), reference)
+    assert torch.equal(layout.to_port(reference, port.shape), port)
+    reference[2, 0, 0] += 1e-3
+    other = best_layout(port, reference)
+    assert other is not None
+    assert other[1] > 1e-5
+
+
 def test_no_layout() -> None:
     """Shapes of other sizes have none."""
     assert layouts(torch.Size([3, 5, 7]), REFERENCE.shape) == []

@@ -20,6 +20,7 @@ FIELD = [
     "glm_moe_dsa", "qwen3_5_text", "nemotron_h", "gpt_oss", "mistral", "phi3", "gemma4_text",
 ]  # fmt: skip
 REAL = ["gemma-3-270m.json", "llama-3.2-1b.json", "qwen3-0.6b.json", "gpt2.json"]
+NEMOTRON = "nemotron-3-nano-30b-a3b.json"
 
 
 def small(config: dict[str, Any], adversarial: bool = True) -> tuple[references.Reference, int]:
@@ -135,6 +136,41 @@ def test_no_token_is_padding() -> None:
         ids = probe.make({"vocab_size": 23, "pad_token_id": 5}, 41, seed).input_ids
         assert not bool((ids == 5).any())
         assert set(ids.flatten().tolist()) <= set(range(23))
+
+
+def test_a_letter_for_each_layer_goes_with_its_layer(configs: Path) -> None:
+    """Two of each of the three kinds, in the pattern and in the class's own list."""
+    config = json.loads((configs / NEMOTRON).read_text())
+    made = small(config)[0]
+    assert made.config["hybrid_override_pattern"] == "MEME**"
+    assert made.config["num_hidden_layers"] == 6
+    assert made.settings["layers_block_type"].count("full_attention") == 2
+
+
+def test_layers_that_are_only_listed_are_counted(configs: Path) -> None:
+    """A config without a number of layers is shrunk all the same, once."""
+    kinds = ["linear_attention", "moe", "full_attention", "moe"] * 13
+    config = json.loads((configs / NEMOTRON).read_text()) | {"layers_block_type": kinds}
+    del config["hybrid_override_pattern"], config["num_hidden_layers"]
+    once = shrink(config, references.describe(config).settings)
+    assert once.config["layers_block_type"] == [*kinds[:5], "full_attention"]
+    assert shrink(once.config, references.describe(once.config).settings).config == once.config
+
+
+def test_initial_values_that_are_drawn_are_the_same_in_every_run(configs: Path) -> None:
+    """Random weights are spread around them, and the same seed gives the same weights."""
+    described = small(json.loads((configs / NEMOTRON).read_text()))[0]
+    biases = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        biases.append(references.build(described, promoted=False).state_dict()["model.layers.0.mixer.dt_bias"])
+    assert torch.equal(*biases)
+
+
+def test_a_linear_layer_hands_a_state_on_that_is_read(configs: Path) -> None:
+    """Three chunks of 64: the first finds no state to decay, the last one's is never read."""
+    config = json.loads((configs / "qwen3.5-0.8b.json").read_text())["text_config"]
+    assert small(config)[1] > 2 * 64
 
 
 def test_random_weights_are_their_own_stream(configs: Path) -> None:
