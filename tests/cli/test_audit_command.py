@@ -71,7 +71,7 @@ def test_coverage_of_a_check_that_comes_with_parity(run: Run, root: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        (("gema3",), "Did you mean gemma3?"),
+        (("gema3",), "Did you mean gemma3 or gemma4?"),
         (("nowhere.py",), "there is no file nowhere.py"),
         (("gpt2", "--config", "nowhere.json"), "there is no config nowhere.json"),
         (("gpt2", "--seed", "-1"), "--seed"),

@@ -42,7 +42,7 @@ GEMMA = ("--small-config", "--format", "json")
 
 def test_unknown_port(run: Run) -> None:
     """The nearest names are suggested."""
-    refused(run("check", "gema3", "--small-config"), "no port 'gema3'", "Did you mean gemma3?")
+    refused(run("check", "gema3", "--small-config"), "no port 'gema3'", "Did you mean gemma3 or gemma4?")
 
 
 def test_missing_file(run: Run) -> None:

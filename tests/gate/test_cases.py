@@ -58,7 +58,7 @@ def test_every_port_meets_every_config_in_every_dtype(folder: Path) -> None:
         (("none.py",), (), (), "no port matches 'none.py'. "),
         (("none/*.py",), (), (), "no port matches 'none/*.py'. "),
         (("zz*",), (), (), "no port matches 'zz*'. "),
-        (("gema3",), (), (), "no port matches 'gema3'. Did you mean gemma3?"),
+        (("gema3",), (), (), "no port matches 'gema3'. Did you mean gemma3 or gemma4?"),
         (("one.py",), ("none.json",), (), "no config matches 'none.json'. "),
         (("one.py",), (), ("float8",), "there is no dtype 'float8' to compare in. "),
     ],
