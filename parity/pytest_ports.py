@@ -82,7 +82,7 @@ class Port(pytest.Collector):
 
     @property
     def call(self) -> Wanted:
-        """The check that the tests of this session need: of those stages alone that they are for."""
+        """The check that the collected tests need: of those stages alone that they are for."""
         needed = {item.name for item in self.session.items if item.parent is self}
         if needed >= set(self.stages):
             return self._wanted(self.options)

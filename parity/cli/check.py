@@ -1,14 +1,27 @@
 """`parity check`."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from parity import console
 from parity.cli import imports, outputs
-from parity.cli.options import ConfigFile, ConfigFrom, Output, Port, RunDtype, Seed, formats
+from parity.cli.options import (
+    ConfigFile,
+    ConfigFrom,
+    Device,
+    Gradient,
+    Output,
+    Port,
+    Revision,
+    RunDtype,
+    Seed,
+    Stages,
+    Tokens,
+    Trust,
+    formats,
+)
 from parity.cli.watching import follow, refuse_beside_watch
 from parity.report.formats import CHECK
 
@@ -37,25 +50,18 @@ def check(
             "With --pretrained, that of the runs: float64 unless given.",
         ),
     ] = None,
-    stage: Annotated[
-        list[str] | None,
-        typer.Option(envvar="PARITY_STAGE", help="Run this stage only (repeatable).", metavar="NAME"),
-    ] = None,
-    gradient: Annotated[
-        bool, typer.Option("--gradient/--no-gradient", envvar="PARITY_GRADIENT", help="Compare gradients as well.")
-    ] = False,
+    stage: Stages = None,
+    gradient: Gradient = False,
     pretrained: Annotated[
         str | None,
         typer.Option(envvar="PARITY_PRETRAINED", help="Compare on these weights.", metavar="DIR_OR_HUB_ID"),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    revision: Revision = None,
     max_blocks: Annotated[int | None, typer.Option(help="Compare the first N blocks.", metavar="N")] = None,
-    device: Annotated[str, typer.Option(envvar="PARITY_DEVICE", help="cpu, cuda or mps.")] = "cpu",
+    device: Device = "cpu",
     prompt: Annotated[str | None, typer.Option(help="Text to run on.", metavar="TEXT")] = None,
-    tokens: Annotated[Path | None, typer.Option(help="Token ids in place of text.", metavar="FILE")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
-    ] = False,
+    tokens: Tokens = None,
+    trust_remote_code: Trust = False,
     form: Annotated[list[str] | None, formats(CHECK)] = None,
     output: Output = None,
     every: Annotated[bool, typer.Option("--all/--no-all", envvar="PARITY_ALL", help="Show every boundary.")] = False,

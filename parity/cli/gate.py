@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from parity.cli import outputs
-from parity.cli.options import Output, Seed, formats
+from parity.cli.options import Gradient, Output, Seed, Stages, formats
 from parity.errors import ParityError
 from parity.records import STAGES
 from parity.report.formats import GATE
@@ -78,13 +78,8 @@ def gate(
     dtypes: Annotated[
         list[str] | None, typer.Option("--dtype", help="Of the weights (repeatable).", metavar="DTYPE")
     ] = None,
-    stage: Annotated[
-        list[str] | None,
-        typer.Option(envvar="PARITY_STAGE", help="Run this stage only (repeatable).", metavar="NAME"),
-    ] = None,
-    gradient: Annotated[
-        bool, typer.Option("--gradient/--no-gradient", envvar="PARITY_GRADIENT", help="Compare gradients as well.")
-    ] = False,
+    stage: Stages = None,
+    gradient: Gradient = False,
     small_config: Annotated[
         bool, typer.Option("--small-config/--no-small-config", help="Shrink widths and depth.")
     ] = True,

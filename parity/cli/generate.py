@@ -1,13 +1,12 @@
 """`parity generate`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from parity import console
 from parity.cli import outputs
-from parity.cli.options import Dtype, Output, formats
+from parity.cli.options import Device, Dtype, Output, Revision, Tokens, Trust, formats
 from parity.errors import ParityError
 from parity.report.formats import GENERATION
 
@@ -22,19 +21,17 @@ def generate(
     pretrained: Annotated[
         str | None, typer.Option(envvar="PARITY_PRETRAINED", help="Weights to use.", metavar="DIR_OR_HUB_ID")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    revision: Revision = None,
     prompt: Annotated[
         list[str] | None, typer.Option(help="Text to continue (repeatable: a batch).", metavar="TEXT")
     ] = None,
-    tokens: Annotated[Path | None, typer.Option(help="Token ids in place of text.", metavar="FILE")] = None,
+    tokens: Tokens = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put prompts as a user's turn in the chat template.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="The most to generate per prompt.", metavar="N")] = 64,
     dtype: Annotated[Dtype, typer.Option(envvar="PARITY_DTYPE", help="That both models run in.")] = Dtype.float32,
-    device: Annotated[str, typer.Option(envvar="PARITY_DEVICE", help="cpu, cuda or mps.")] = "cpu",
+    device: Device = "cpu",
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Decode with a cache, on both sides.")] = True,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
-    ] = False,
+    trust_remote_code: Trust = False,
     form: Annotated[list[str] | None, formats(GENERATION)] = None,
     output: Output = None,
     do_sample: Annotated[bool, typer.Option("--do-sample", hidden=True)] = False,

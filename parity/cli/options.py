@@ -33,6 +33,17 @@ ConfigFrom = Annotated[
     str | None, typer.Option(envvar="PARITY_REFERENCE", help="Take config.json from here.", metavar="DIR_OR_HUB_ID")
 ]
 Seed = Annotated[int, typer.Option(envvar="PARITY_SEED", help="Of random weights and tokens.", min=0)]
+Stages = Annotated[
+    list[str] | None,
+    typer.Option("--stage", envvar="PARITY_STAGE", help="Run this stage only (repeatable).", metavar="NAME"),
+]
+Gradient = Annotated[
+    bool, typer.Option("--gradient/--no-gradient", envvar="PARITY_GRADIENT", help="Compare gradients as well.")
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
+Device = Annotated[str, typer.Option(envvar="PARITY_DEVICE", help="cpu, cuda or mps.")]
+Tokens = Annotated[Path | None, typer.Option(help="Token ids in place of text.", metavar="FILE")]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Write what names no file to FILE.", metavar="FILE")
 ]
