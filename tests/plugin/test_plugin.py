@@ -102,8 +102,9 @@ def loaded() -> None:
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester, found: Found, loaded: None) -> pytest.Pytester:
+def project(pytester: pytest.Pytester, found: Found, loaded: None, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A project with a port that passes and one that does not."""
+    monkeypatch.setenv("CI", "true")  # pytest cuts its summary's lines at the terminal's width, but not there
     pytester.makepyfile(good="", bad="")
     return pytester
 
@@ -442,7 +443,7 @@ def test_a_stage_shows_its_own_finding(project: pytest.Pytester, found: Found) -
     found.reports["bad.py"] = replace(FAILING, stages=both, findings=(FINDING, padded))
     result = run(project, "--parity-port", "bad.py")
     assert [line.partition(" - ")[::2] for line in lines(result, "FAILED")] == [
-        ("FAILED parity::bad.py::forward", "mlp.act gives another result than model.mlp...."),
+        ("FAILED parity::bad.py::forward", FINDING.title),
         ("FAILED parity::bad.py::batch", "padding shows"),
     ]
 
