@@ -2,9 +2,9 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from parity.compare import error_maps, stages
 from parity.compare.boundaries import boundaries, unmatched
 from parity.errors import ParityError
 from parity.explain import coverage, findings, load_findings
+from parity.explain.context import with_context
 from parity.explain.explanation import explain
 from parity.explain.finish import finish
 from parity.explain.taps import among
@@ -21,11 +22,13 @@ from parity.pair import pair as pairs
 from parity.pair import reference as references
 from parity.pair.kept import Kept
 from parity.pair.modules import Modules
-from parity.records import DTYPES, STAGES, Report, Stage, Versions
+from parity.pair.pair import Pair
+from parity.records import DTYPES, STAGES, Boundary, Finding, Report, Stage, Unmatched, Versions
 
 ON_REQUEST = ("gradient",)
 Progress = Callable[[str], object]
 Step = Callable[[int, int, str], object]
+Early = Callable[[Report], object]
 
 
 def check(
@@ -183,17 +186,22 @@ class Session:
         """The files of the port, as far as they are known by now."""
         return self._modules.files if self._modules else frozenset()
 
-    def check(self, progress: Progress = lambda _: None) -> Report:
+    def check(self, progress: Progress = lambda _: None, early: Early = lambda _: None) -> Report:
         """Compare the port as it is now.
+
+        Args:
+            progress: called with a phrase whenever something that takes time begins.
+            early: called, if the full forward fails, with what is known by then: its verdict and the places. The line
+                and the cause are yet to be found, and the stages above yet to be run.
 
         Raises:
             ParityError: bad input; says what to do next. The session goes on all the same.
         """
         with self._modules.anew() if self._modules else nullcontext():
-            return _line(self._asked, Path(self._directory.name), self._kept, progress)
+            return _line(self._asked, Path(self._directory.name), self._kept, progress, early)
 
 
-def _line(asked: _Asked, directory: Path, kept: Kept, progress: Progress) -> Report:
+def _line(asked: _Asked, directory: Path, kept: Kept, progress: Progress, early: Early = lambda _: None) -> Report:
     """The line itself."""
     began = time.perf_counter()
     progress("building both models")
@@ -219,10 +227,17 @@ def _line(asked: _Asked, directory: Path, kept: Kept, progress: Progress) -> Rep
     misloaded = load_findings.weights(sides, measured) if "weights" in wanted else ()
     settled = [each.finding for each in misloaded]
     located = (*misloaded, *(findings.forward(sides, measured, settled) if "forward" in wanted else ()))
+    places = boundaries(sides, measured) if "forward" in wanted else ()
+    apart = any(place.verdict == "diff" for place in places)
+    if misloaded or apart:
+        seen: dict[str, ladder.Outcome] = {
+            "weights": ("fail" if misloaded else "pass", "", loaded - began),
+            "forward": ("fail" if apart else "pass", "", compared - loaded),
+        }
+        early(_report(asked, pair, seen, places, tuple(each.finding for each in located)))
     explained = explain(pair, sides, measured, located)
     found = finish(pair, sides, measured, located, explained.findings)
-    places = boundaries(sides, measured) if "forward" in wanted else ()
-    failed = any(finding.stage == "forward" for finding in found) or any(place.verdict == "diff" for place in places)
+    failed = apart or any(finding.stage == "forward" for finding in found)
     outcomes: dict[str, ladder.Outcome] = {
         "weights": ("fail" if misloaded else "pass", "", loaded - began),
         "forward": ("fail" if failed else "pass", "; ".join(pair.notes), compared - loaded),
@@ -235,6 +250,24 @@ def _line(asked: _Asked, directory: Path, kept: Kept, progress: Progress) -> Rep
         *(place for rung in climbed.values() for place in rung.boundaries),
     )
     outcomes |= {name: rung.outcome for name, rung in climbed.items()}
+    above = with_context(finding for rung in climbed.values() for finding in rung.findings)
+    return replace(
+        _report(asked, pair, outcomes, lines, (*found, *above)),
+        unmatched=unmatched(sides, measured),
+        coverage=coverage.known(pair) if "forward" in wanted else None,
+        notes=(*pair.notes, *(note for rung in climbed.values() for note in rung.notes)),
+        maps=error_maps.first((*own, *tapped, *(each for rung in climbed.values() for each in rung.maps)), lines),
+    )
+
+
+def _report(
+    asked: _Asked,
+    pair: Pair,
+    outcomes: Mapping[str, ladder.Outcome],
+    lines: tuple[Boundary, ...],
+    found: tuple[Finding, ...],
+) -> Report:
+    """What was compared, and how; a stage without an outcome was not run."""
     return Report(
         versions=Versions(__version__, torch.__version__, references.VERSION),
         port=pair.port.name,
@@ -243,17 +276,14 @@ def _line(asked: _Asked, directory: Path, kept: Kept, progress: Progress) -> Rep
         seed=asked.seed,
         stages=tuple(
             Stage(name, *outcomes[name], requested=asked.is_requested(name))
-            if name in wanted
-            else _left_out(name, asked.stage)
+            if name in asked.wanted and name in outcomes
+            else _left_out(name, asked)
             for name in STAGES
         ),
         boundaries=lines,
-        findings=(*found, *(finding for rung in climbed.values() for finding in rung.findings)),
-        unmatched=unmatched(sides, measured),
-        coverage=coverage.known(pair) if "forward" in wanted else None,
-        notes=(*pair.notes, *(note for rung in climbed.values() for note in rung.notes)),
+        findings=found,
+        unmatched=Unmatched(),
         dtype=asked.dtype,
-        maps=error_maps.first((*own, *tapped, *(each for rung in climbed.values() for each in rung.maps)), lines),
     )
 
 
@@ -263,9 +293,9 @@ def _refuse_unknown(stages: Iterable[str]) -> None:
         raise ParityError(f"there is no stage {unknown[0]!r}", f"Stages are {', '.join(STAGES)}.")
 
 
-def _left_out(name: str, asked: tuple[str, ...]) -> Stage:
+def _left_out(name: str, asked: _Asked) -> Stage:
     reason = "on request: --gradient" if name in ON_REQUEST else "not asked for"
-    return Stage(name, "not_run", reason, requested=name in asked)
+    return Stage(name, "not_run", "not run yet" if name in asked.wanted else reason, requested=name in asked.stage)
 
 
 def _refuse_beside_pretrained(reference: str | Path | None, small_config: bool) -> None:

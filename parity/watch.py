@@ -31,6 +31,9 @@ class Screen(Protocol):
     def busy(self) -> AbstractContextManager[Progress]:
         """A check runs meanwhile; what this gives is told what the check is doing."""
 
+    def early(self, report: Report, seconds: float) -> None:
+        """The full forward fails; lines and causes are yet to be found, and the stages above yet to be run."""
+
     def report(self, report: Report, before: Report | None, seconds: float) -> None:
         """A check has ended; `before` is the last report that there was."""
 
@@ -151,7 +154,9 @@ class _Desk:
         folders: set[Path] = set()
         try:
             with self.screen.busy() as progress:
-                report = self.session.check(progress)
+                report = self.session.check(
+                    progress, lambda known: self.screen.early(known, time.perf_counter() - began)
+                )
         except Exception as error:
             if os.environ.get("PARITY_DEBUG") and not isinstance(error, ParityError):
                 raise

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -148,7 +149,7 @@ def gate(
     raise typer.Exit(INTERRUPTED if found.interrupted else found.exit_code)
 
 
-def write(found: "Gate", wanted: list[outputs.Target]) -> None:
+def write(found: "Gate", wanted: Iterable[outputs.Target]) -> None:
     """A gate in all the formats that are wanted."""
     from parity.report.gate_github import summary
     from parity.report.gate_text import render

@@ -35,6 +35,18 @@ def render(report: Report, before: Report | None, seconds: float) -> Iterator[Te
     yield from lines or [Text("  nothing else changed", "dim")]
 
 
+def early(report: Report, seconds: float) -> Iterator[Text]:
+    """What is known before lines and causes are: the verdict, and the places to mend.
+
+    Args:
+        report: of what was compared so far; it fails.
+        seconds: that it took.
+    """
+    yield Text.assemble((report.verdict, _STYLE[report.verdict]), f" after {seconds:.1f} s, lines and causes to follow")
+    own = _named("wrong", "red", _wrong(report).values())
+    yield from (_line("place", "red", finding.title) for finding in report.findings) if report.findings else own
+
+
 def _lines(report: Report, before: Report) -> Iterator[Text]:
     for label, style, findings in (
         ("mended", "green", _only(before.findings, report.findings, _of_finding)),

@@ -1,4 +1,7 @@
-"""A gate as JSON, schema 1 (`gate-1.json` beside this file); each case has its whole report in it."""
+"""A gate as JSON, schema 1 (`gate-1.json` beside this file); each case has its whole report in it.
+
+`saved.py` reads it back.
+"""
 
 from dataclasses import asdict
 from typing import Any
@@ -32,6 +35,7 @@ def document(gate: Gate) -> dict[str, Any]:
         "memory": gate.memory,
         "jobs": gate.jobs,
         "interrupted": gate.interrupted,
+        "options": list(gate.options),
     }
 
 

@@ -5,28 +5,27 @@ What does not follow from the rest of a report, a verdict above all, shows that 
 
 import json
 import textwrap
-from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from parity import __version__
 from parity.errors import ParityError
+from parity.gate_records import Gate
 from parity.generation_records import Generation
 from parity.records import Report
 from parity.report.saved_check import Doubtful, report
+from parity.report.saved_gate import gate
 from parity.report.saved_generation import generation
 
 SCHEMA = 1
 _AGAIN = "Write it anew with --format json=FILE."
 _LONG = 200  # letters of what a schema's validator says
-_KINDS: Mapping[str, tuple[str, Callable[[dict[str, Any]], Report | Generation]]] = {
-    "check": ("schema-1.json", report),
-    "generation": ("generation-1.json", generation),
-}
+Saved = Report | Generation | Gate
+_SCHEMAS = {"check": "schema-1.json", "generation": "generation-1.json", "gate": "gate-1.json"}
 
 
-def read(path: Path) -> Report | Generation:
+def read(path: Path) -> Saved:
     """What was saved in a file by `--format json`.
 
     Raises:
@@ -34,13 +33,25 @@ def read(path: Path) -> Report | Generation:
     """
     document = _parsed(path)
     kind = _kind(document, path)
-    schema, build = _KINDS[kind]
-    _hold(document, schema, path)
     try:
-        _restore(document)
-        return build(document)
+        return _built(document, kind, path)
     except Doubtful as doubt:
         raise ParityError(f"{path} was edited or is damaged: {doubt}", _AGAIN) from doubt
+
+
+def _built(document: dict[str, Any], kind: str, path: Path) -> Saved:
+    _hold(document, _SCHEMAS[kind], path)
+    if kind == "gate":
+        return gate(document, lambda inner: _check(inner, path))
+    _restore(document)
+    return report(document) if kind == "check" else generation(document)
+
+
+def _check(document: dict[str, Any], path: Path) -> Report:
+    """The report of one case of a gate."""
+    _hold(document, _SCHEMAS["check"], path)
+    _restore(document)
+    return report(document)
 
 
 def _parsed(path: Path) -> Any:
@@ -70,8 +81,8 @@ def _kind(document: Any, path: Path) -> str:
     if not isinstance(document, dict) or type(document.get("schema")) is not int:
         raise ParityError(f"{path} is JSON, but not a report of Parity's", "Give a file that --format json wrote.")
     kind = str(document.get("kind", "audit" if {"probe", "score", "causes"} <= document.keys() else "check"))
-    if kind not in _KINDS:
-        raise ParityError(f"{path} is of kind {kind!r}", "Checks and generations can be told again.")
+    if kind not in _SCHEMAS:
+        raise ParityError(f"{path} is of kind {kind!r}", "Checks, generations and gates can be told again.")
     if document["schema"] > SCHEMA:
         versions = document.get("versions")
         writer = versions.get("parity") if isinstance(versions, dict) else None

@@ -37,17 +37,21 @@ class Lines:
         """Nothing is shown meanwhile."""
         return nullcontext(lambda _: None)
 
+    def early(self, report: Report, seconds: float) -> None:
+        """What is known so far, a few lines; the report that follows is whole without them."""
+        self._write(*(line.plain for line in changes.early(report, seconds)))
+
     def report(self, report: Report, before: Report | None, seconds: float) -> None:
         """What changed, and the report."""
         found = (*changes.render(report, before, seconds), Text(""), *render(report, self._every))
-        self._write(*(line.plain for line in found))
+        self._write(*(line.plain for line in found), _RULE)
 
     def failed(self, error: str, seconds: float) -> None:
         """One line."""
-        self._write(changes.failed(error, seconds).plain)
+        self._write(changes.failed(error, seconds).plain, _RULE)
 
     def _write(self, *lines: str) -> None:
-        sys.stdout.write("\n".join((*lines, _RULE, "")))
+        sys.stdout.write("\n".join((*lines, "")))
         sys.stdout.flush()
 
     def idle(self) -> None:
@@ -56,6 +60,9 @@ class Lines:
 
 class JsonLines(Lines):
     """A document for each check, in a line of its own; what could not be compared goes to stderr."""
+
+    def early(self, report: Report, seconds: float) -> None:
+        """Nothing: a document is whole."""
 
     def report(self, report: Report, before: Report | None, seconds: float) -> None:
         """The whole report, whatever was before."""
@@ -97,6 +104,10 @@ class Terminal:
         with self._console.status("starting") as status:
             yield status.update
 
+    def early(self, report: Report, seconds: float) -> None:
+        """What is known so far, in place of what was there; a watch that ends now still leaves the last report."""
+        self._draw(list(changes.early(report, seconds)))
+
     def report(self, report: Report, before: Report | None, seconds: float) -> None:
         """What changed, and as much of the report as fits."""
         self._head, self._last = list(changes.render(report, before, seconds)), report
@@ -118,10 +129,15 @@ class Terminal:
             found += [Text(""), *render(self._last, self._every, self._console.width)]
         return found
 
-    def _draw(self) -> None:
+    def _draw(self, lines: list[Text] | None = None) -> None:
         self._drawn = self._console.size
         width, room = self._drawn.width, max(1, self._drawn.height - _ROOM)
-        rows = [row for line in self._lines() for part in line.split("\n") for row in part.wrap(self._console, width)]
+        rows = [
+            row
+            for line in lines or self._lines()
+            for part in line.split("\n")
+            for row in part.wrap(self._console, width)
+        ]
         self._console.clear()
         for row in rows[:room]:
             self._console.print(row, no_wrap=True, overflow="crop", crop=True)

@@ -30,7 +30,9 @@ from parity.records import (
 )
 from parity.report import generation_json, generation_text, text
 from parity.report import json as report_json
+from parity.report.formats import GATE
 from parity.report.saved import read
+from tests.gate.test_gate_formats import MIXED
 
 Run = Callable[..., tuple[int, str, str]]
 Checked = Callable[[str], Report]
@@ -255,7 +257,7 @@ def test_a_stage_does_not_pass_with_a_finding(checked: Checked, run: Run, tmp_pa
         ({"details": {"not_finite": {"/seed": "nan"}}}, "/seed is 7 and nan at once"),
         ({"schema": 2}, "has schema 2 of Parity 1; Parity"),
         ({"schema": "1"}, "is JSON, but not a report"),
-        ({"kind": "gate"}, "is of kind 'gate'"),
+        ({"kind": "diary"}, "is of kind 'diary'"),
         ({"verdict": "maybe"}, "verdict: 'maybe' is not one of ['pass', 'fail', 'incomplete']"),
         ({"stages": 3}, "stages: 3 is not of type 'array'"),
         ({"more": 3}, "'more' was unexpected"),
@@ -297,13 +299,45 @@ def test_an_audit_is_not_told_again(run: Run, tmp_path: Path) -> None:
 
     path = tmp_path / "audit.json"
     path.write_text(audit_json.render(Audit(full().versions, "port", "Reference", 0, 1, 2, (), (), ())))
-    refused(run("report", path), "is of kind 'audit'", "Checks and generations")
+    refused(run("report", path), "is of kind 'audit'", "Checks, generations and gates")
+
+
+@pytest.mark.parametrize("form", sorted(GATE))
+def test_a_gate_told_again(form: str, run: Run, tmp_path: Path) -> None:
+    """In every format as it was, to the letter, and with its exit code."""
+    path = tmp_path / "gate.json"
+    path.write_text(GATE["json"](MIXED))
+    code, out, err = run("report", path, "--format", form)
+    assert (code, err) == (1, "")
+    assert out == GATE[form](MIXED)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (lambda gate: gate["cases"][1].update(verdict="pass"), "the verdict of wrong.py (c.json) is pass, its report"),
+        (lambda gate: gate.update(verdict="pass"), "its verdict is pass, its cases say fail"),
+        (lambda gate: gate["self_test"][0].update(problem="none"), "a self-test of good.py is seen, and had a problem"),
+        (lambda gate: gate["cases"][0]["report"].update(verdict="fail"), "verdict"),
+        (lambda gate: gate["cases"][0].update(name="other.py"), "the case good.py is called other.py"),
+        (lambda gate: gate["cases"][0]["report"].pop("findings"), "is not a report of schema 1: 'findings' is a"),
+        (lambda gate: gate.update(colour="red"), "is not a report of schema 1: "),
+    ],
+)
+def test_an_edited_gate(changed: Callable[[dict[str, Any]], object], said: str, run: Run, tmp_path: Path) -> None:
+    """What does not follow from its cases is refused, and a report in it is held to its own schema."""
+    gate = json.loads(GATE["json"](MIXED))
+    changed(gate)
+    path = tmp_path / "gate.json"
+    path.write_text(json.dumps(gate))
+    refused(run("report", path), said)
 
 
 def test_it_needs_no_torch(tmp_path: Path) -> None:
-    """Every format of a check and of a generation, where torch and transformers cannot be imported."""
+    """Every format of a check, a generation and a gate, where torch and transformers cannot be imported."""
     saved(full(), tmp_path / "check.json")
     (tmp_path / "generation.json").write_text(generation_json.render(generated()))
+    (tmp_path / "gate.json").write_text(GATE["json"](MIXED))
     code = (
         "import sys\n"
         "for name in ('torch', 'transformers', 'numpy'): sys.modules[name] = None\n"
@@ -314,6 +348,7 @@ def test_it_needs_no_torch(tmp_path: Path) -> None:
     for name, forms in (
         ("check", ("text", "json", "junit", "github", "markdown", "html")),
         ("generation", ("text", "json", "markdown", "html")),
+        ("gate", ("text", "json", "junit", "github", "markdown", "html")),
     ):
         arguments = [f"--format={form}={tmp_path / form}.{name}" for form in forms]
         done = subprocess.run(
@@ -322,7 +357,7 @@ def test_it_needs_no_torch(tmp_path: Path) -> None:
             text=True,
             check=False,
         )
-        assert (done.returncode, done.stdout, done.stderr) == ({"check": 2, "generation": 1}[name], "", "")
+        assert (done.returncode, done.stdout, done.stderr) == ({"check": 2, "generation": 1, "gate": 1}[name], "", "")
         assert all((tmp_path / f"{form}.{name}").read_text() for form in forms)
 
 

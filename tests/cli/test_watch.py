@@ -113,7 +113,11 @@ def test_save_and_see(watched: Callable[..., Watched], text: str, tmp_path: Path
     assert "\x1b" not in first
 
     port.write_text(text.replace(*GELU))
-    broken = watch.report()
+    known = watch.until("pass before")
+    assert re.match(
+        r"fail after \d+\.\d s, lines and causes to follow\n  place       .*model\.layers\.0\.mlp\.act_fn", known
+    )
+    broken = "pass before" + watch.report()
     assert re.match(
         r"pass before, fail now, after \d+\.\d s\n  new         .*: activation in .*, port\.py:\d+\n", broken
     )
@@ -179,6 +183,7 @@ def test_on_a_terminal_it_is_drawn_in_place(watched: Callable[..., Watched], tex
     watch = watched("--stage", "weights", "--stage", "forward", "--all", terminal=True)
     assert "\x1b[?1049h" in watch.until("lines more, shown when you end the watch with Ctrl-C")
     (tmp_path / "port.py").write_text(text.replace(*GELU))
+    watch.until("lines and causes to follow")
     drawn = watch.until("lines more, shown when you end the watch with Ctrl-C").rpartition("\x1b[2J")[2]
     lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn).replace("\r", "").split("\n")
     assert lines[0].startswith("pass before, fail now, after ")
