@@ -39,6 +39,7 @@ for _command in COMMANDS:
     app.command()(_command)
 
 _INTERRUPTED = 130
+_UNREAD = 141
 
 # Names in [tool.parity], their types, and the parameters that they set, of every command that has one.
 _SETTINGS: dict[str, tuple[type | tuple[type, ...], str]] = {
@@ -99,9 +100,12 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
         _fail("interrupted", _INTERRUPTED)
-    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    except BrokenPipeError:
+        _unread()
+    except SystemExit as exit:
+        if isinstance(exit.__context__, BrokenPipeError):  # typer makes a 1 of it, which would be a divergence
+            _unread()
+        raise
     except Exception as error:
         if hasattr(error, "format_message"):  # how typer tells wrong words on the command line
             _fail(f"{error.format_message().rstrip('.')}. See parity --help.", 2)
@@ -110,6 +114,12 @@ def main() -> None:
         _fail(
             f"internal error: {type(error).__name__}: {error}. Set PARITY_DEBUG=1 for the traceback, and report it.", 3
         )
+
+
+def _unread() -> None:
+    """The reader of a pipe, such as head, has seen enough: end as other programs do then."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(_UNREAD)
 
 
 def _fail(message: str, code: int) -> None:

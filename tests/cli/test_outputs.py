@@ -166,3 +166,14 @@ def test_a_pipe_stays_one(run: Run) -> None:
     assert run(*SMALL, "-o", "pipe") == (0, "", "")
     assert reader.communicate(timeout=60)[0].startswith("PASS  gemma3")
     assert Path("pipe").is_fifo()
+
+
+def test_a_reader_that_has_seen_enough(root: Path) -> None:
+    """As `parity explain ... | head -0`: no traceback, no 1, which would be a divergence."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "w") as nobody:
+        done = subprocess.run(
+            [sys.executable, "-m", "parity", "explain", "norm-eps"], stdout=nobody, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (141, b"")

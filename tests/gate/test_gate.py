@@ -256,3 +256,21 @@ def test_own_ports_are_gated_by_a_baseline_that_holds(root: Path, run: Run, monk
     settings = from_table(root, "gate", kinds)
     names = {case.name for case in make(settings["ports"], (), (), root, root)}
     assert set(read(root / settings["baseline"]).cases) == names
+
+
+def test_where_a_system_cannot_fork(project: Path, port: Write, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes are made anew then, and say the same."""
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    port("good.py")
+    port("wrong.py", SCALED)
+    port("crashes.py", "import ctypes\nctypes.string_at(0)\n")
+    code, out, _ = run("gate", "good.py", "wrong.py", "crashes.py", "--stage", "forward", "--format", "json")
+    found = {case["port"]: (case["verdict"], case["problem"].split(",")[0]) for case in json.loads(out)["cases"]}
+    assert (code, found) == (
+        1,
+        {
+            "good.py": ("pass", ""),
+            "wrong.py": ("fail", ""),
+            "crashes.py": ("incomplete", "its process crashed (SIGSEGV)"),
+        },
+    )
