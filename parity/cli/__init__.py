@@ -102,8 +102,8 @@ def main() -> None:
         _fail("interrupted", _INTERRUPTED)
     except BrokenPipeError:
         _unread()
-    except SystemExit as exit:
-        if isinstance(exit.__context__, BrokenPipeError):  # typer makes a 1 of it, which would be a divergence
+    except SystemExit as left:
+        if isinstance(left.__context__, BrokenPipeError):  # typer makes a 1 of it, which would be a divergence
             _unread()
         raise
     except Exception as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from parity.compare.capture import LOGITS, Endpoint
 from parity.compare.sides import parents
 from parity.compare.stages import Forward, Sides
+from parity.explain.cut import Cut, wrongly_cut
 from parity.explain.diagnose import Diagnosis, Fault, diagnose, explanations
 from parity.explain.findings import NOT_LOADED, Located
 from parity.explain.lines import Lines
@@ -214,10 +215,22 @@ class _Desk:
         return told
 
     def _unexplained(self, finding: Finding, endpoint: Endpoint, found: Diagnosis) -> Finding:
+        if (cut := wrongly_cut(self.room, endpoint)) is not None:
+            return self._cut(finding, cut)
         step = self.lines.suspect(found)
         source = self.lines.source(step, None) if step else self.lines.sight.calling(endpoint)
         reference = self.lines.reference_suspect(endpoint)
         return replace(finding, port_source=source, reference_source=reference)
+
+    def _cut(self, finding: Finding, cut: Cut) -> Finding:
+        """A finding whose reason is heads of another size; its line is that where the size comes from."""
+        return replace(
+            finding,
+            cause="head-dim-config",
+            port_source=self.lines.sight.named_number(cut.step, cut.size) or finding.port_source,
+            reference_source=Code(()).source(cut.site),
+            evidence=(*finding.evidence, cut.text),
+        )
 
     def _explained(self, finding: Finding, endpoint: Endpoint, found: Diagnosis, fault: Fault) -> _Told:
         mutation = fault.first

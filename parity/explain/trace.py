@@ -316,7 +316,8 @@ def written_into(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
 def _scope(frame: FrameType | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
     """The names where an operation was written, if it was given a number."""
     given = (*args, *kwargs.values())
-    numbers = [value for value in given if isinstance(value, int | float) and not isinstance(value, bool)]
+    inside = [value for each in given if isinstance(each, tuple | list) for value in each]
+    numbers = [value for value in (*given, *inside) if isinstance(value, int | float) and not isinstance(value, bool)]
     sliced = any(isinstance(value, slice) for each in given if isinstance(each, tuple) for value in each)
     if not numbers and not sliced and not any(isinstance(value, Tensor) and value.numel() == 1 for value in given):
         return {}

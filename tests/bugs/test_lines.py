@@ -20,6 +20,7 @@ NAMED = (
     "gemma3/q_and_k_norm_after_rope",
     "gemma3/post_norms_exchanged",
     "gemma3/gate_and_up_loaded_crosswise",
+    "llama3/head_dim_from_hidden_size",
     "llama3/scaling_on_all_frequencies",
     "llama3/merged_without_transpose",
     "gpt2/o_proj_transposed",

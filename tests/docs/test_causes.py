@@ -21,7 +21,6 @@ SECTIONS = (
 
 # Pages whose example carries another code, and say so. What is named one day has to leave this list.
 NAMED_OTHERWISE = {
-    "head-dim-config": "unknown",
     "alibi": "unknown",
     "sinks": "unknown",
     "router-norm-topk": "unknown",
