@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from parity import console
-from parity.cli import outputs
+from parity.cli import imports, outputs
 from parity.cli.options import ConfigFile, ConfigFrom, Output, Port, Seed, formats
 from parity.report.formats import AUDIT
 
@@ -25,7 +25,8 @@ def audit(
     wanted = outputs.targets(form, output, AUDIT, "an audit")
     with console.spinner() as progress:
         progress("importing torch and transformers")
-        from parity.audits import audit as run
+        with imports.at_once():
+            from parity.audits import audit as run
 
         found = run(port, config=config, reference=reference, small_config=small_config, seed=seed, progress=progress)
     from parity.report.audit_text import render

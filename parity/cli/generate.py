@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from parity import console
-from parity.cli import outputs
+from parity.cli import imports, outputs
 from parity.cli.options import Device, Dtype, Output, Revision, Tokens, Trust, formats
 from parity.errors import ParityError
 from parity.report.formats import GENERATION
@@ -50,7 +50,8 @@ def generate(
     wanted = outputs.targets(form, output, GENERATION, "a generation")
     with console.watching(outputs.Target("text") in wanted) as watcher:
         watcher.progress("importing torch and transformers")
-        from parity.generation import generate as run
+        with imports.at_once():
+            from parity.generation import generate as run
 
         found = run(
             port,

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from parity import console
+from parity.cli import imports
 from parity.cli.options import ConfigFile, ConfigFrom, Port
 
 
@@ -20,8 +21,9 @@ def source(
     """Print the reference's code as it runs: inheritance, decorators and registries resolved."""
     with console.spinner() as progress:
         progress("importing torch and transformers")
-        from parity.sources import render
-        from parity.sources import source as run
+        with imports.at_once():
+            from parity.sources import render
+            from parity.sources import source as run
 
         listing = run(port, module, config=config, reference=reference, progress=progress)
     console.show(render(listing), None)
