@@ -143,7 +143,7 @@ def measure(pair: Pair, sides: Sides, measured: Forward) -> Slopes:
         )
     return Slopes(
         tuple(_values(sides.reference, measured, reference, port)),
-        tuple(_parameters(sides.reference.model, ours, sides.port.model, theirs)),
+        tuple(parameter_slopes(sides.reference.model, ours, sides.port.model, theirs)),
     )
 
 
@@ -218,18 +218,21 @@ def _slope(reference: str, port: str, endpoint: Endpoint | None, pairs: Iterable
     return Slope(reference, port, endpoint, relative_error(own, expected), largest, mean, not bool(own.any()))
 
 
-def _parameters(
+def parameter_slopes(
     reference: nn.Module, ours: Mapping[str, Tensor | None], port: nn.Module, theirs: Mapping[str, Tensor | None]
 ) -> Iterator[Slope]:
     """Gradients of the port's parameters, each entry against that of the reference's entry of the same value."""
     stored = {name: value for name, value in reference.named_parameters() if ours[name] is not None}
     names = list(stored)
     every = _Entries.of([stored[name].detach() for name in names])
+    idle = {name: value.detach() for name, value in reference.named_parameters() if name not in stored}
+    others = _Entries.of(list(idle.values())) if idle else None
     for name, parameter in port.named_parameters():
         flat = parameter.detach().reshape(-1)
         owners = every.owners(flat)
         if not owners:
-            yield Slope("", name, None, None)
+            same = others.owners(flat) if others is not None else []
+            yield Slope(list(idle)[same[0]] if same else "", name, None, None)
             continue
         held = _Entries.of([stored[names[owner]].detach() for owner in owners])
         places = held.places(flat)

@@ -97,5 +97,14 @@ def _boundary(sides: Sides, slope: Slope, inherited: bool) -> Boundary:
         mean_abs=slope.mean_abs,
         own=0.0 if inherited and slope.error is not None and not slope.right else slope.error,
         total=slope.error,
-        note="" if slope.error is not None else "the loader computed it, so that its entries are not the checkpoint's",
+        note=_note(slope),
     )
+
+
+def _note(slope: Slope) -> str:
+    """Why a gradient could not be compared."""
+    if slope.error is not None:
+        return ""
+    if slope.reference:
+        return "no gradient reaches it in the reference"
+    return "the loader computed it, so that its entries are not the checkpoint's"
