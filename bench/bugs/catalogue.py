@@ -1,6 +1,7 @@
 """All mutants, alone and several at once, and all equivalent rewrites."""
 
-from bench.bugs import gemma3, gemma3_flat, gpt2, gpt2_split, llama3, llama3_flat, qwen3, qwen3_split
+from bench.bugs import deepseek_v3, deepseek_v32, gemma3, gemma3_flat, glm4_moe, glm_moe_dsa, gpt2, gpt2_split
+from bench.bugs import llama3, llama3_flat, qwen3, qwen3_moe, qwen3_split
 from bench.bugs.benign import BENIGN
 from bench.bugs.decoding import DECODING
 from bench.bugs.mutant import Mutant
@@ -22,4 +23,9 @@ MUTANTS: tuple[Mutant, ...] = (
     *qwen3_split.MUTANTS,
     *gpt2.MUTANTS,
     *gpt2_split.MUTANTS,
+    *qwen3_moe.MUTANTS,
+    *glm4_moe.MUTANTS,
+    *deepseek_v3.MUTANTS,
+    *deepseek_v32.MUTANTS,
+    *glm_moe_dsa.MUTANTS,
 )

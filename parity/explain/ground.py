@@ -10,7 +10,6 @@ from torch import Tensor
 
 from parity.compare.capture import LOGITS, renumbered, run
 from parity.compare.isolate import logits_error
-from parity.errors import ParityError
 from parity.explain import config_mutations as configs
 from parity.explain.config_mutations import ConfigMutation
 from parity.explain.mutations import Context, Mutation, joined, propose
@@ -201,7 +200,7 @@ def other_grounds(pair: Pair, full: Mapping[str, Any]) -> Iterator[Ground]:
     yield _ground(pair.reference, pair.seed + 2, longer, 1.0, needs)
     needs = f"needs larger weights or a longer probe: weights twice as large and {much_longer} tokens show it"
     yield _ground(pair.reference, pair.seed + 3, much_longer, _LARGER, needs)
-    wider = _wider(pair.reference, full.get("head_dim"))
+    wider = _wider(pair.reference, full)
     if wider is not None:
         needs = f"needs wider heads: {wider.settings['head_dim']} features each show it"
         yield _ground(wider, pair.seed + 4, length, 1.0, needs)
@@ -212,16 +211,21 @@ def _ground(reference: Reference, seed: int, tokens: int, larger: float, sees: s
     return Ground.of(reference, _weights(reference, seed, larger), ids, sees)
 
 
-def _wider(reference: Reference, width: Any) -> Reference | None:
-    """The reference with heads as wide as the full-size model has them, so that rope has as many frequencies."""
-    settings = reference.settings
+def _wider(reference: Reference, full: Mapping[str, Any]) -> Reference | None:
+    """The reference with heads as wide as the full-size model has them, so that rope has as many frequencies.
+
+    Fields that say the same width again go on agreeing. None where that does not run: the width has a part in others.
+    """
+    settings, width = reference.settings, full.get("head_dim")
     narrow = settings.get("head_dim")
     if not isinstance(width, int) or not isinstance(narrow, int) or width <= narrow:
         return None
+    same = [name for name, value in settings.items() if name.endswith("head_dim") and value == narrow]
     try:
-        wider = references.describe({**settings, "head_dim": width})
-        references.build(wider, promoted=False)
-    except ParityError:
+        wider = references.describe({**settings, **{name: width for name in same if full.get(name) == width}})
+        with precision(True):
+            references.logits(references.build(wider, True), torch.zeros(1, 2, dtype=torch.long))
+    except Exception:  # whatever the class raises, it does not run on this width
         return None
     return wider
 

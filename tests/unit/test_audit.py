@@ -218,3 +218,13 @@ def test_an_eps_in_the_last_layer_is_seen(tmp_path: Path, only: Callable[..., No
 def test_nothing_known_is_no_coverage() -> None:
     """An audit without mutations claims nothing."""
     assert made(fields=(), mutations=()).coverage == Coverage()
+
+
+def test_wider_heads_where_another_field_says_the_width_again(root: Path, tmp_path: Path) -> None:
+    """Only the rotated part of a head has the width that `head_dim` says: both are widened, or neither runs."""
+    config = root / "fixtures" / "configs" / "deepseek-v3.json"
+    reference = pairs.make("deepseek_v3", config, None, True, 0, tmp_path).reference
+    wider = ground._wider(reference, {"head_dim": 64, "qk_rope_head_dim": 64})
+    assert wider is not None
+    assert wider.settings["qk_rope_head_dim"] == wider.settings["head_dim"] == 64
+    assert ground._wider(reference, {"head_dim": 64, "qk_rope_head_dim": 16}) is None
