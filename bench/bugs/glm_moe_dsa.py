@@ -20,8 +20,8 @@ CALLED = "            x, picked = layer(x, cos, sin, visible, picked, None if ca
 MUTANTS: tuple[Mutant, ...] = (
     new("relu_forgotten", "activation", e.INDEXED,
         ("scores = torch.relu(q.float()", "scores = (q.float()"), also=("softmax-scale",)),
-    new("one_key_less", "indexer", e.INDEXED, ("min(self.best, scores.shape[-1])", "min(self.best, scores.shape[-1]) - 1")),
-    new("head_weights_forgotten", "indexer", e.INDEXED,
+    new("one_key_less", "attention-mask", e.INDEXED, ("min(self.best, scores.shape[-1])", "min(self.best, scores.shape[-1]) - 1")),
+    new("head_weights_forgotten", "attention-mask", e.INDEXED,
         ("scores = (weights[:, :, None] @ scores.transpose(1, 2)).squeeze(2)", "scores = scores.sum(1)")),
     new("indexer_by_halves", "rope-pairing", TURNED, ("torch.cat((rotate(turned, cos, sin), kept), dim=-1)",
         "torch.cat((turned * cos[:, None] + torch.cat((-turned.chunk(2, -1)[1], turned.chunk(2, -1)[0]), -1)"
@@ -33,14 +33,14 @@ MUTANTS: tuple[Mutant, ...] = (
     new("queries_not_latent_normed", "residual-topology", (*e.INDEXED, "model.layers.*.self_attn.q_*"),
         ("q_latent = self.q_a_norm(self.q_a_proj(x))", "q_latent = self.q_a_proj(x)"), also=("qknorm-missing-or-width",)),
     new("shared_layers_see_all", "layer-wiring", LAYERS, (CALLED, CALLED.replace("visible, picked, None", "visible, None, None")),
-        config=FEWER, also=("attention-mask",)),
+        config=FEWER),
     new("shared_layers_take_the_first", "layer-wiring", LAYERS,
         (CALLED, CALLED.replace("x, picked =", "x, latest =") + "            picked = latest if picked is None else picked\n"),
-        config=FEWER, also=("attention-mask",)),
+        config=FEWER),
     new("picked_twice", "layer-wiring", LAYERS,
         ("            picked = self.indexer(x, q_latent, cos, sin, visible, cache)\n",
          "            own = self.indexer(x, q_latent, cos, sin, visible, cache)\n"
-         "            picked = own if picked is None else own | picked\n"), config=FEWER, also=("indexer", "attention-mask")),
+         "            picked = own if picked is None else own | picked\n"), config=FEWER, also=("attention-mask",)),
     new("scale_of_kept_features", "softmax-scale", ATTENTION, e.SCALE_OF_KEPT),
     new("first_dense_off_by_one", "layer-wiring", e.PATTERN,
         ('layer >= hf.get("first_k_dense_replace", 3)', 'layer > hf.get("first_k_dense_replace", 3)'),

@@ -31,6 +31,8 @@ def cause_at(context: Context, step: Step, name: str) -> str:
     role = context.place(step).role
     if role == Role.mask or "mask" in name:
         return "attention-mask"
+    if role == Role.mlp and _sums_experts(context, step):
+        return "moe-combine"
     return {
         Role.embedding: "embed-scale", Role.positions: "position-ids", Role.norm: "norm-eps",
         Role.final_norm: "norm-eps", Role.qk_norm: "norm-eps",
@@ -41,3 +43,10 @@ def cause_at(context: Context, step: Step, name: str) -> str:
         Role.experts: "moe-combine", Role.layer: "residual-topology", Role.head: "softcap",
         Role.model: "residual-topology", Role.recurrent: "ssm-delta-math",
     }.get(role, "unknown")  # fmt: skip
+
+
+def _sums_experts(context: Context, step: Step) -> bool:
+    """Whether an operation stands beside experts, not in one of them."""
+    from parity.explain.edit_experts import has_experts
+
+    return has_experts(context, step.module)

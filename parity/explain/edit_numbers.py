@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from parity.explain.config_mutations import cause_of
 from parity.explain.mutations import Context, Mutation
 from parity.explain.play import Edit, Playing
 from parity.explain.roles import Role
@@ -17,11 +18,12 @@ _ARITHMETIC = {
     "floor_divide", "__rsub__", "__rpow__", "__rtruediv__", "__rdiv__", "__pow__", "__mul__", "__add__", "__sub__",
     "__truediv__", "__radd__", "__rmul__", "clamp", "clamp_min", "clamp_max", "float_power", "reciprocal", "multiply",
     "divide", "subtract", "rpow", "full", "arange", "nn.functional.layer_norm", "nn.functional.rms_norm", "topk",
-    "tril", "triu", "tensor",
+    "tril", "triu", "tensor", "masked_fill",
 }  # fmt: skip
 _FACTORS = {"mul", "div", "truediv", "__truediv__", "__mul__", "pow", "multiply", "divide"}
 _SUMMANDS = {"add", "sub", "__add__", "__sub__"}
 _EPS = 1e-3
+_LARGE = 1e3
 _COMMON = {"eps": (1e-5, 1e-6, 1e-8, 1e-12, 0.0, 2.220446049250313e-16, 1.1920928955078125e-07)}
 _BASES = (10_000.0, 500_000.0, 1_000_000.0)
 
@@ -42,8 +44,8 @@ def propose(context: Context, step: Step) -> Iterator[Mutation]:
             continue
         for other in _others(context, step, value):
             yield _mutation(context, step, at, value, other)
-    for name in ("eps",):
-        if isinstance(step.keywords.get(name), float):
+    for name in ("eps", "k"):
+        if isinstance(step.keywords.get(name), float | int):
             for other in _others(context, step, step.keywords[name]):
                 yield _mutation(context, step, name, step.keywords[name], other)
 
@@ -83,6 +85,8 @@ def _mutation(context: Context, step: Step, at: int | str, value: float, other: 
 
 def _others(context: Context, step: Step, value: float) -> list[float]:
     """Values that a slip could put in the place of one."""
+    if step.name == "masked_fill":
+        return [0.0, -1.0, 1.0] if value not in (0.0, 1.0) and abs(value) > _LARGE else []
     whole = isinstance(value, int)
     role = context.place(step).role
     if whole and role in (Role.window, Role.mask) and step.name in ("sub", "add", "gt", "ge", "lt", "le"):
@@ -165,7 +169,19 @@ def _cause(context: Context, step: Step, value: float, other: float, field: str)
         return "embed-scale"
     if role == Role.head and "cap" in field:
         return "softcap"
+    if role == Role.router:
+        return _router_cause(step, field)
     return by_role.get(role, "unknown")
+
+
+def _router_cause(step: Step, field: str) -> str:
+    """How many are picked, what is hidden, a factor on all shares, or how they are normalised."""
+    if step.name == "topk" or step.name.startswith("masked_fill"):
+        return "router-selection"
+    known = cause_of(field) if field else ""
+    if known in ("router-selection", "moe-combine"):
+        return known
+    return "moe-combine" if _IN_PLACE.get(step.name, step.name) == "mul" else "router-norm-topk"
 
 
 def _rope_cause(context: Context, step: Step, value: float, other: float, field: str) -> str:

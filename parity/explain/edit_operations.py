@@ -16,7 +16,7 @@ from parity.explain.play import Playing
 from parity.explain.roles import Role
 from parity.explain.trace import Ref, Step
 
-_BINARY = {"mul", "add", "sub", "div", "__mul__", "__add__", "__sub__", "__and__", "__or__", "truediv", "__truediv__"}
+_BINARY = {"div_", "mul_", "add_", "sub_", "__itruediv__", "__imul__", "__iadd__", "__isub__", "mul", "add", "sub", "div", "__mul__", "__add__", "__sub__", "__and__", "__or__", "truediv", "__truediv__"}
 _UNARY = {
     "tanh",
     "nn.functional.softplus",

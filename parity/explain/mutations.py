@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from parity.explain.match import moves
-from parity.explain.play import Edit, Playing, uses
+from parity.explain.play import Edit, Playing, overwritten, uses
 from parity.explain.roles import Place, Role, place, role_of
 from parity.explain.trace import Ref, Step, Tape, each_value
 from parity.names import numbers, template
@@ -190,7 +190,8 @@ def again(playing: Playing, context: Context, region: Region, given: Mapping[Ref
         if not any(ref in values for ref in step.inputs):
             continue
         if step.function is None:
-            values.update(dict.fromkeys(step.refs, values.get(step.inputs[-1], step.values[0])))
+            before, latest = (values.get(ref, playing.value(ref, step)) for ref in (step.inputs[0], step.inputs[-1]))
+            values.update(dict.fromkeys(step.refs, overwritten(step, before, latest)))
             continue
 
         def filled(value: Any, step: Step = step) -> Any:
@@ -269,7 +270,7 @@ def together(mutations: Sequence[Mutation]) -> Mutation:
 
 def propose(context: Context, numbers: Sequence[int]) -> Iterator[Mutation]:
     """Every mutation of the given steps, and of the calls that end in them."""
-    from parity.explain import edit_calls, edit_numbers, edit_operations, edit_rope, edit_wiring
+    from parity.explain import edit_calls, edit_experts, edit_numbers, edit_operations, edit_rope, edit_wiring
 
     wanted = set(numbers)
     for number in numbers:
@@ -277,6 +278,8 @@ def propose(context: Context, numbers: Sequence[int]) -> Iterator[Mutation]:
         if step.function is not None:
             yield from edit_numbers.propose(context, step)
             yield from edit_operations.propose(context, step)
+            yield from edit_experts.of_router(context, step)
+            yield from edit_experts.of_sum(context, step)
     yield from edit_wiring.propose(context, numbers)
     yield from edit_rope.before_norms(context, wanted)
     yield from edit_calls.sums_before_norms(context, wanted)
@@ -284,6 +287,8 @@ def propose(context: Context, numbers: Sequence[int]) -> Iterator[Mutation]:
     for call, region in context.calls.items():
         if wanted & {ref.step for ref in region.outputs}:
             yield from edit_calls.propose(context, call, region)
+            if context.role_of(call[0]) == Role.experts:
+                yield from edit_experts.of_experts(context, region)
     for region in context.functions:
         if wanted & {ref.step for ref in region.outputs}:
             yield from edit_rope.propose(context, region)

@@ -127,9 +127,22 @@ def play(
 
 
 def _written(playing: Playing, step: Step) -> tuple[Tensor, ...]:
-    """A view of something that was written into: it follows if what it was a view of has its shape."""
-    latest = playing.value(step.arguments[-1], step) if step.arguments else step.values[0]
-    return (latest,) if latest.shape == step.values[0].shape else step.values
+    """Something that was written into, as a whole or in a part: it follows what was written if that still fits."""
+    if not step.arguments:
+        return step.values
+    return (overwritten(step, playing.value(step.arguments[0], step), playing.value(step.arguments[-1], step)),)
+
+
+def overwritten(step: Step, before: Tensor, latest: Tensor) -> Tensor:
+    """What a step named `written` gives, from what was there before and from what was written last."""
+    recorded, span = step.values[0], step.keywords.get("span")
+    if latest.shape == recorded.shape:
+        return latest
+    if span is None or tuple(latest.shape) != span[0] or before.shape != recorded.shape:
+        return recorded
+    result = before.clone(memory_format=torch.contiguous_format)
+    result.as_strided(*span).copy_(latest)
+    return result
 
 
 def uses(tape: Tape) -> dict[Ref, list[int]]:

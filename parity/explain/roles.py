@@ -51,6 +51,7 @@ _FUNCTIONS = (
 )
 _CLASSES = (
     (re.compile(r"Rotary|Rope"), Role.frequencies),
+    (re.compile(r"Indexer"), Role.mask),
     (re.compile(r"Router|Gate$|TopK", re.I), Role.router),
     (re.compile(r"Expert", re.I), Role.experts),
     (re.compile(r"Mamba|Delta|SSM|Mixer2", re.I), Role.recurrent),
@@ -85,7 +86,7 @@ def _role(module: str, functions: list[str], classes: Mapping[str, str], root_he
     last = module.rpartition(".")[2]
     if "Norm" in kind or "norm" in last:
         outer = classes.get(module.rpartition(".")[0], "")
-        if "Attention" in outer:
+        if "Attention" in outer or "Indexer" in outer:
             return Role.qk_norm
         return Role.norm if re.search(r"\.\d+\.", f"{module}.") else Role.final_norm
     if last == root_head:

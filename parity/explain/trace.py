@@ -31,6 +31,9 @@ _LEAVING = ("numpy", "__array__", "tolist")
 _MOST_BYTES = 3 << 29  # of values kept; the run of a full-size model is larger, that of a small config much smaller
 
 
+Span = tuple[tuple[int, ...], tuple[int, ...], int]  # a part of a tensor: its shape, strides and first element
+
+
 class TooLarge(Exception):
     """A run holds more values than may be kept."""
 
@@ -156,6 +159,7 @@ class Recorder:
     escaped: list[tuple[int, Ref]] = field(default_factory=list)
     unseen: bool = False
     writes: dict[int, int] = field(default_factory=dict)
+    spans: dict[int, Span] = field(default_factory=dict)
 
     def version(self, tensor: Tensor) -> int:
         """How often a tensor was written into; torch does not count for tensors of inference mode."""
@@ -189,7 +193,15 @@ class Recorder:
         by, last = self.changed.get(tensor.untyped_storage().data_ptr(), (Ref(0), -1))
         if version != last:  # written by nobody who was watched, such as a loader of Parity's
             return self.add("leaf", None, (), {}, (tensor,), None, (), label)
-        return self.add("written", None, (found[0], by), {}, (tensor,), None, self.steps[by.step].frames, label)
+        within = self._within(tensor)
+        return self.add("written", None, (found[0], by), within, (tensor,), None, self.steps[by.step].frames, label)
+
+    def _within(self, tensor: Tensor) -> dict[str, Span]:
+        """Which part of a tensor was written into last, if it was a part and the tensor has no gaps."""
+        size, stride, offset = self.spans[tensor.untyped_storage().data_ptr()]
+        if size == tuple(tensor.shape) or not tensor.is_contiguous():
+            return {}
+        return {"span": (size, stride, offset - tensor.storage_offset())}
 
     def add(
         self,
@@ -301,6 +313,8 @@ class _Tracer(TorchFunctionMode):
         ref = self.recorder.add(name, call, arguments, keywords, tensors, spec, frames, scope=scope)
         if written is not None:
             self.recorder.changed[storage] = ref, self.recorder.version(written)
+            span = tuple(written.shape), tuple(written.stride()), written.storage_offset()
+            self.recorder.spans[storage] = span
 
 
 def written_into(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
