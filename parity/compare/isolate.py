@@ -91,6 +91,9 @@ def isolate(wires: Sequence[Wire], reference: Trace, port: Side, forward: Callab
             break
         wires = reordered
         found, trace = attempt(elsewhere)
+    wires = _ordered_like_inputs(wires, found)
+    elsewhere = frozenset(wire.reference for wire in wires if _of_unknown_rows(wire, found, trace, reference))
+    found, trace = attempt(elsewhere)
     for candidates in _candidates(_failing(found)):
         failing = _failing(found)
         group = candidates & failing
@@ -165,6 +168,36 @@ def failing(isolated: Isolation) -> frozenset[Endpoint]:
 
 def _failing(found: Errors) -> frozenset[Endpoint]:
     return frozenset(end for end, error in found.items() if not error <= PROMOTED_NOISE)
+
+
+def _ordered_like_inputs(wires: Sequence[Wire], found: Errors) -> Sequence[Wire]:
+    """What a call gives is in the order of what it is given, where its own values are too wrong to tell."""
+    given = {
+        (wire.reference.module, wire.reference.number, wire.port.module, wire.port.number): wire.layout.order
+        for wire in wires
+        if wire.reference.kind == "input" and wire.layout.order is not None and wire.layout.order.axis == 0
+    }
+
+    def ordered(wire: Wire) -> Wire:
+        order = given.get((wire.reference.module, wire.reference.number, wire.port.module, wire.port.number))
+        wrong = not found.get(wire.reference, 0.0) <= PROMOTED_NOISE
+        if order is None or not wrong or wire.reference.kind == "input" or wire.layout.order is not None:
+            return wire
+        return replace(wire, layout=replace(wire.layout, order=order))
+
+    return [ordered(wire) for wire in wires]
+
+
+def _of_unknown_rows(wire: Wire, found: Errors, trace: Trace, reference: Trace) -> bool:
+    """Whether a wire is of some tokens alone, as an expert's, which the two sides may have in different orders.
+
+    Where its values are wrong, nothing tells which is which: handed on, they would be given to other tokens.
+    """
+    if found.get(wire.reference, 0.0) <= PROMOTED_NOISE or wire.layout.order is not None:
+        return False
+    values = wire.compared(trace, reference)
+    tokens = reference.logits.shape[0] * reference.logits.shape[1]
+    return values is not None and values[1].ndim == 2 and values[1].shape[0] not in (1, *reference.logits.shape, tokens)
 
 
 def _candidates(failing: frozenset[Endpoint]) -> list[frozenset[Endpoint]]:

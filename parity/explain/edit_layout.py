@@ -88,6 +88,7 @@ def parts_of(context: Context, step: Step) -> Iterator[Mutation]:
                 {step.number: exchanged},
                 step.number,
             )
+    yield from _parts_of_other_sizes(step)
     sizes = {tuple(value.shape) for value in step.values}
     for by in (1, 2) if count == 3 and len(sizes) == 1 else ():
 
@@ -116,6 +117,35 @@ def parts_of(context: Context, step: Step) -> Iterator[Mutation]:
             ("per head", "the fused value were laid out head by head", per_head),
         ):
             yield Mutation(cause, f"{step.name} {name}", f"behaves as if {text}", {step.number: edit}, step.number)
+
+
+def _parts_of_other_sizes(step: Step) -> Iterator[Mutation]:
+    """Two parts of unlike width, taken in the other order, or from all heads one part after the other."""
+    if len(step.values) != 2 or step.values[0].shape[-1] == step.values[1].shape[-1]:
+        return
+    if step.values[0].shape[:-1] != step.values[1].shape[:-1]:
+        return
+
+    def exchanged(playing: Playing, step: Step) -> tuple[Tensor, ...]:
+        first, second = (value.shape[-1] for value in step.values)
+        other, own = playing.given(step)[0][0].split((second, first), dim=-1)
+        return own, other
+
+    text = "behaves as if the parts of the fused value were taken in the other order"
+    yield Mutation("split-layout", f"{step.name} order", text, {step.number: exchanged}, step.number)
+    if step.values[0].ndim != 4:
+        return
+    for axis in (1, 2):  # of heads
+
+        def one_after_the_other(playing: Playing, step: Step, axis: int = axis) -> tuple[Tensor, ...]:
+            value: Tensor = playing.given(step)[0][0].movedim(axis, 2)
+            heads, flat = value.shape[2], value.flatten(2)
+            widths = [heads * part.shape[-1] for part in step.values]
+            return tuple(part.unflatten(-1, (heads, -1)).movedim(2, axis) for part in flat.split(widths, dim=-1))
+
+        text = "behaves as if all heads had their first part before any had its second"
+        name = f"{step.name} part after part {axis}"
+        yield Mutation("split-layout", name, text, {step.number: one_after_the_other}, step.number)
 
 
 def repeated(context: Context, step: Step) -> Iterator[Mutation]:

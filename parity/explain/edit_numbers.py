@@ -106,10 +106,31 @@ def _others(context: Context, step: Step, value: float) -> list[float]:
             candidates += _BASES if value > 1000 else ()
         elif role not in (Role.norm, Role.final_norm, Role.qk_norm, Role.repeat) and step.name != "pow":
             candidates += context.derived
+        if role in (Role.attention, Role.frequencies):
+            growths = _growths(context)
+            candidates += [value * growth for growth in growths]
+            candidates += [other * growth for other in context.derived for growth in growths] if value < 1 else []
     if step.name not in ("pow", "topk", "arange"):
         candidates += [*context.at_hand, *(1 / number for number in context.at_hand if number)]
     own = {value}
     return [other for other in dict.fromkeys(candidates) if other not in own and not (whole and other != int(other))]
+
+
+def _growths(context: Context) -> list[float]:
+    """Factors by which attention is sharpened for stretched positions, and what a slip makes of them."""
+    factors = [number for name, number in context.numbers.items() if name.endswith("factor") and number > 1]
+    scales = [number for name, number in context.numbers.items() if "mscale" in name]
+    if not scales:
+        return []
+    grown = {0.1 * scale * math.log(factor) + 1.0 for factor in factors for scale in (*scales, 1.0)}
+    powers = (1, 2, 4, -1, -2)
+    ratios = [first / second for first in grown for second in grown if first != second]
+    return [growth**power for growth in (*grown, *ratios) for power in powers]
+
+
+def _is_growth(context: Context, value: float, other: float) -> bool:
+    ratio = other / value if value else 0.0
+    return any(math.isclose(ratio, growth, rel_tol=1e-9) for growth in _growths(context))
 
 
 def _field(context: Context, value: float) -> str:
@@ -148,6 +169,8 @@ def _said(step: Step, at: int | str) -> str:
 
 def _cause(context: Context, step: Step, value: float, other: float, field: str) -> str:  # noqa: PLR0911 (cases)
     role = context.place(step).role
+    if role in (Role.attention, Role.frequencies) and _is_growth(context, value, other):
+        return "mla-yarn-mscale"
     if 0 < value <= _EPS and role in (Role.norm, Role.final_norm, Role.qk_norm):
         return "norm-eps"
     if step.name in ("nn.functional.layer_norm", "nn.functional.rms_norm"):

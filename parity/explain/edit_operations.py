@@ -89,7 +89,7 @@ def propose(context: Context, step: Step) -> Iterator[Mutation]:  # noqa: PLR091
     if name in ("reshape", "view", "flatten"):
         yield from merged_axes(context, step)
         yield from read_in_another_order(context, step)
-    if name in ("chunk", "split", "unbind", "split_with_sizes"):
+    if name in ("chunk", "split", "unbind", "split_with_sizes", "functional.split"):
         yield from parts_of(context, step)
     if name in ("cat", "concat"):
         yield from repeated(context, step)

@@ -126,6 +126,11 @@ def _halves(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tens
     return _separate(rotate(_interleave(value)))
 
 
+def _halves_kept(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Of a rotation of neighbours that gives them half by half."""
+    return rotate(_interleave(value))
+
+
 def _mixed(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Neighbours are paired, but the tables are laid out for halves."""
     pairs = torch.stack((-value[..., 1::2], value[..., ::2]), -1).flatten(-2)
@@ -231,6 +236,7 @@ _VARIANTS: tuple[tuple[str, Variant, str, str], ...] = (
     ("neighbours", _neighbours, "rope-pairing", "were rotated in pairs of neighbours (0 1) (2 3), not in halves"),
     ("neighbours separated", _neighbours_kept, "rope-pairing", "were reordered from neighbours to halves first"),
     ("halves", _halves, "rope-pairing", "were rotated in halves, not in pairs of neighbours"),
+    ("halves kept", _halves_kept, "rope-pairing", "were rotated in halves, not in pairs of neighbours"),
     ("mixed", _mixed, "rope-pairing", "were paired as neighbours with tables laid out for halves"),
     ("twice", _twice, "rope-axis-or-twice", "were rotated twice"),
     ("backwards", _backwards, "rope-pairing", "were rotated the other way round"),

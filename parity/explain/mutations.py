@@ -287,8 +287,8 @@ def propose(context: Context, numbers: Sequence[int]) -> Iterator[Mutation]:
     for call, region in context.calls.items():
         if wanted & {ref.step for ref in region.outputs}:
             yield from edit_calls.propose(context, call, region)
-            if context.role_of(call[0]) == Role.experts:
-                yield from edit_experts.of_experts(context, region)
+        if context.role_of(call[0]) == Role.experts and wanted & set(region.steps):
+            yield from edit_experts.of_experts(context, region)
     for region in context.functions:
         if wanted & {ref.step for ref in region.outputs}:
             yield from edit_rope.propose(context, region)
