@@ -92,8 +92,12 @@ def isolate(wires: Sequence[Wire], reference: Trace, port: Side, forward: Callab
         wires = reordered
         found, trace = attempt(elsewhere)
     wires = _ordered_like_inputs(wires, found)
-    elsewhere = frozenset(wire.reference for wire in wires if _of_unknown_rows(wire, found, trace, reference))
-    found, trace = attempt(elsewhere)
+    for _ in range(_REORDERINGS):  # what is not handed on goes wrong further on in the same rows
+        unknown = frozenset(wire.reference for wire in wires if _of_unknown_rows(wire, found, trace, reference))
+        if unknown <= elsewhere:
+            break
+        elsewhere |= unknown
+        found, trace = attempt(elsewhere)
     for candidates in _candidates(_failing(found)):
         failing = _failing(found)
         group = candidates & failing

@@ -18,7 +18,7 @@ from parity.explain.mutations import Context, Mutation, Region, lifted
 from parity.explain.play import Playing, backward
 from parity.explain.roles import Role
 from parity.explain.room import Room
-from parity.explain.trace import Ref
+from parity.explain.trace import Ref, Tape
 from parity.names import template
 from parity.pair.promote import double
 from parity.records import PROMOTED_NOISE, Explanation
@@ -232,7 +232,7 @@ def _segment(room: Room, endpoint: Endpoint, base: Sequence[Mutation]) -> _Segme
     tape = room.tapes.reference
     refs = backward(tape, room.targets(endpoint), room.pins.hold)
     steps = sorted({ref.step for ref in refs if tape.steps[ref.step].function is not None})
-    if len(steps) <= _MOST_STEPS:
+    if _lines(tape, steps) <= _MOST_STEPS:
         return _Segment(tuple(steps), True)
     playing = room.play(base, _until(room, endpoint)) if base else None
     port = Values.between(tape, room.tapes.port, playing.changed if playing else {})
@@ -243,6 +243,12 @@ def _segment(room: Room, endpoint: Endpoint, base: Sequence[Mutation]) -> _Segme
     taken = {moved.step for number in chosen for ref in tape.steps[number].inputs for moved in moves(tape, ref)}
     taken |= {ref.step for number in chosen for call in _layers_around(room, number) for ref in call.outputs}
     return _Segment(tuple(sorted({*chosen, *(n for n in taken if tape.steps[n].function is not None)})), False)
+
+
+def _lines(tape: Tape, steps: Sequence[int]) -> int:
+    """How many operations are written there: one that every expert runs in turn is one."""
+    made = (tape.steps[number] for number in steps)
+    return len({(step.module, step.name, *(frame.line for frame in step.frames[:2])) for step in made})
 
 
 def _layers_around(room: Room, number: int) -> list[Region]:

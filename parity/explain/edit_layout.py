@@ -8,7 +8,7 @@ from parity.explain.edit_common import mutation_of
 from parity.explain.mutations import Context, Mutation
 from parity.explain.play import Playing
 from parity.explain.roles import Role
-from parity.explain.trace import Step
+from parity.explain.trace import Ref, Step
 
 
 def merged_axes(context: Context, step: Step) -> Iterator[Mutation]:
@@ -158,6 +158,24 @@ def repeated(context: Context, step: Step) -> Iterator[Mutation]:
 
         text = "the table were laid out for pairs of neighbours, not for halves"
         yield mutation_of(context, step, "repeated by twos", text, change, 1.0, "rope-pairing")
+
+
+def written_in_parts(context: Context, step: Step) -> Iterator[Mutation]:
+    """Features that were written one part after the other, in the other order."""
+    given = step.arguments[0] if step.arguments else None
+    made = context.producer(given) if isinstance(given, Ref) else None
+    if made is None or made.name != "written" or "span" not in made.keywords:
+        return
+    width = made.keywords["span"][0][-1]
+    if not 0 < width < made.values[0].shape[-1]:
+        return
+
+    def change(playing: Playing, step: Step) -> tuple[Tensor, ...]:
+        (value, *rest), keywords = playing.given(step)
+        return playing.compute(step, value.roll(width, -1), *rest, **keywords)
+
+    text = "behaves as if the parts were put together in another order"
+    yield Mutation("split-layout", "written parts order", text, {step.number: change}, step.number, 1.05)
 
 
 def cat_reversed(playing: Playing, step: Step) -> Tensor:

@@ -7,7 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from parity.explain.edit_common import cause_at, mutation_of
-from parity.explain.edit_layout import cat_reversed, merged_axes, parts_of, read_in_another_order, repeated
+from parity.explain.edit_layout import (
+    cat_reversed,
+    merged_axes,
+    parts_of,
+    read_in_another_order,
+    repeated,
+    written_in_parts,
+)
 from parity.explain.edit_masks import COMPARISONS, compare, masks, shifted, softmax_over_queries
 from parity.explain.edit_norms import eps_outside, layer_norm, mean, norm_offset
 from parity.explain.edit_wiring import gathered
@@ -94,6 +101,7 @@ def propose(context: Context, step: Step) -> Iterator[Mutation]:  # noqa: PLR091
     if name in ("cat", "concat"):
         yield from repeated(context, step)
         yield mutation_of(context, step, "cat order", "the parts are put together in another order", cat_reversed, 1.1)
+    yield from written_in_parts(context, step)
     if name == "gather":
         yield from gathered(context, step)
     if name in ("add", "sub", "mul", "matmul", "__and__", "nn.functional.embedding"):

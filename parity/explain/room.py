@@ -19,6 +19,7 @@ from parity.explain.trace import Ref
 from parity.pair.kept import Kept
 from parity.pair.reference import Reference
 
+_MOST_TURNS = 4  # of one operation in a module, which may each be wrong alone
 _HUGE = 1e12  # numbers from which on none is meant as one
 
 
@@ -50,7 +51,20 @@ class Room:
     def proposals(self, steps: Sequence[int]) -> list[Mutation]:
         """Every mutation of some steps."""
         tables = any(self.context.place(self.tapes.reference.steps[n]).role == Role.frequencies for n in steps)
-        return [*(self.ropes if tables else ()), *joined(self.context, list(propose(self.context, steps)))]
+        return [*(self.ropes if tables else ()), *self._likely(joined(self.context, list(propose(self.context, steps))))]
+
+    def _likely(self, proposals: Sequence[Mutation]) -> list[Mutation]:
+        """Without changes of a single turn of what experts do one after the other, where all turns have the change."""
+
+        def turn(mutation: Mutation) -> tuple[object, ...]:
+            step = self.tapes.reference.steps[mutation.site]
+            line = (step.frames[0].file, step.frames[0].line) if step.frames else ()
+            return mutation.name, mutation.cause, step.module, line
+
+        most: dict[tuple[object, ...], int] = {}
+        for mutation in proposals:
+            most[turn(mutation)] = max(most.get(turn(mutation), 0), len(mutation.edits))
+        return [each for each in proposals if len(each.edits) > 1 or most[turn(each)] <= _MOST_TURNS]
 
     def with_numbers(self, suspicion: Suspicion) -> "Room":
         """The room with the numbers that the port used on the way to a wrong value, as candidates for mutations."""
