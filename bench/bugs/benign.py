@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from bench.bugs.benign_experts import BENIGN_EXPERTS
 from bench.bugs.edits import FOLDERS, Config, Edit
 from bench.bugs.mutant import Benign
 
@@ -275,4 +276,6 @@ REWRITES = (
 FIXTURES = tuple(Benign("as_it_is", path.stem) for path in sorted(FOLDERS[2].glob("[a-z]*.py")))
 PORTS = tuple(Benign("as_it_is", path.stem) for folder in FOLDERS[:2] for path in sorted(folder.glob("[a-z]*.py")))
 
-BENIGN: tuple[Benign, ...] = (*PORTS, *FIXTURES, *ATTENTION, *ROPE, *NORMS, *MLPS, *OUTSIDE, *REWRITES)
+BENIGN: tuple[Benign, ...] = (
+    *PORTS, *FIXTURES, *ATTENTION, *ROPE, *NORMS, *MLPS, *OUTSIDE, *REWRITES, *BENIGN_EXPERTS
+)

@@ -96,7 +96,6 @@ COMBINING = (
     new("scale_divides", "moe-combine", e.ROUTED, e.SCALE_DIVIDES, also=("router-norm-topk",)),
     new("shared_forgotten", "moe-combine", (*e.COMBINED, e.SHARED), e.SHARED_FORGOTTEN, also=("residual-topology",)),
     new("shared_scaled", "moe-combine", (*e.COMBINED, e.SHARED), e.SHARED_SCALED),
-    new("shared_gated", "moe-combine", (*e.COMBINED, e.SHARED), e.SHARED_GATED),
     new("shared_averaged", "moe-combine", (*e.COMBINED, e.SHARED), e.SHARED_AVERAGED),
     new("shares_forgotten", "moe-combine", e.COMBINED, e.SHARES_FORGOTTEN),
     new("shares_of_the_first_place", "moe-combine", e.COMBINED, e.SHARES_OF_THE_FIRST),
@@ -104,9 +103,6 @@ COMBINING = (
     new("gelu_in_experts", "activation", e.INSIDE, *e.experts_of(e.TANH_GELU)),
     new("gate_without_up_in_experts", "gate-up-order", e.INSIDE, *e.experts_of(e.NOT_GATED), also=("moe-combine",)),
     new("shared_gate_and_up_crosswise", "gate-up-order", (e.SHARED, f"{e.SHARED}.*"), *e.SHARED_GATE_UP_CROSSWISE),
-    new("first_dense_off_by_one", "layer-wiring", e.PATTERN,
-        ("layer >= config.first_k_dense_replace", "layer > config.first_k_dense_replace"),
-        also=("weights-silently-missing",)),
 )  # fmt: skip
 
 MUTANTS = (*LATENT, *ROPE, *ROUTER, *COMBINING)

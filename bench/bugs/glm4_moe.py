@@ -44,9 +44,6 @@ EXPERTS = (
     new("up_is_activated_in_experts", "gate-up-order", e.INSIDE, *e.experts_of(e.UP_ACTIVATED)),
     new("relu_in_experts", "activation", e.INSIDE, *e.experts_of(e.RELU)),
     new("gate_and_up_loaded_crosswise", "gate-up-order", (*e.INSIDE, MLP), *e.GATE_UP_CROSSWISE),
-    new("first_dense_off_by_one", "layer-wiring", e.PATTERN,
-        ("layer >= config.first_k_dense_replace", "layer > config.first_k_dense_replace"),
-        also=("weights-silently-missing",)),
 )  # fmt: skip
 
 REST = (

@@ -42,8 +42,5 @@ MUTANTS: tuple[Mutant, ...] = (
          "            own = self.indexer(x, q_latent, cos, sin, visible, cache)\n"
          "            picked = own if picked is None else own | picked\n"), config=FEWER, also=("attention-mask",)),
     new("scale_of_kept_features", "softmax-scale", ATTENTION, e.SCALE_OF_KEPT),
-    new("first_dense_off_by_one", "layer-wiring", e.PATTERN,
-        ('layer >= hf.get("first_k_dense_replace", 3)', 'layer > hf.get("first_k_dense_replace", 3)'),
-        also=("weights-silently-missing",)),
     new("bias_in_the_shares", "router-selection", e.ROUTED, e.BIAS_IN_THE_SHARES, also=("router-norm-topk",)),
 )  # fmt: skip

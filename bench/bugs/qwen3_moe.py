@@ -58,9 +58,6 @@ EXPERTS = (
     new("gate_and_up_loaded_crosswise", "gate-up-order", (*e.INSIDE, MLP), *e.GATE_UP_CROSSWISE),
     new("experts_without_norm", "residual-topology", (MLP, *e.ROUTED, POST_ATTENTION_NORM, "model.layers.[0-9]"),
         s.MLP_READS_NO_NORM),
-    new("dense_layers_not_read", "layer-wiring", e.PATTERN,
-        ("layer not in dense and hf", "layer + 1 not in dense and hf"), config=ONE_DENSE,
-        also=("weights-silently-missing",)),
 )  # fmt: skip
 
 REST = (

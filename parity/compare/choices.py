@@ -1,12 +1,14 @@
 """Choices, such as those of a router: recorded in one run, handed on in another, and where they are near ties."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from parity.compare.capture import LOGITS, Endpoint
 
 _CHOOSING = (torch.topk, torch.Tensor.topk)
 _CLOSE = 2  # roundings by which scores may differ without deciding anything
@@ -16,20 +18,23 @@ _CLOSE = 2  # roundings by which scores may differ without deciding anything
 class Choices:
     """What a run chose, in order, and which tokens it chose for by a margin that rounding may turn.
 
-    tied: one mask for each choice, over the rows that it was made for.
+    tied: one mask for each choice, over the rows that it was made for. before: how many choices had been made when the
+    run passed an endpoint.
     """
 
     indices: list[Tensor] = field(default_factory=list)
     tied: list[Tensor] = field(default_factory=list)
+    before: dict[Endpoint, int] = field(default_factory=dict)
 
-    def near_ties(self, rows: int, tokens: int) -> Tensor | None:
-        """`[B, T]`: tokens for which any choice is a near tie; None if nothing was chosen for each token."""
-        own = [each.reshape(rows, tokens) for each in self.tied if each.numel() == rows * tokens]
+    def near_ties(self, rows: int, tokens: int, endpoint: Endpoint = LOGITS) -> Tensor | None:
+        """`[B, T]`: tokens for which a choice made before `endpoint` is a near tie; None if none was for each token."""
+        made = self.tied[: self.before.get(endpoint, len(self.tied))]
+        own = [each.reshape(rows, tokens) for each in made if each.numel() == rows * tokens]
         return torch.stack(own).any(0) if own else None
 
 
 class Recording(TorchFunctionMode):
-    """Notes the choices of a run in low precision."""
+    """Notes the choices of a run in low precision, and observes how many were made before each endpoint."""
 
     def __init__(self, dtype: torch.dtype):
         super().__init__()
@@ -46,6 +51,16 @@ class Recording(TorchFunctionMode):
                 self.choices.indices.append(result[1].clone())
                 self.choices.tied.append(self._tied(args[0].movedim(dim, -1), count))
         return result
+
+    def enter(self, module: str, number: int) -> None:
+        """A module begins."""
+
+    def leave(self) -> None:
+        """The module that began last ends."""
+
+    def passed(self, endpoint: Endpoint, tensors: Sequence[Tensor]) -> None:
+        """The run passes an endpoint."""
+        self.choices.before[endpoint] = len(self.choices.indices)
 
     def _tied(self, scores: Tensor, count: int) -> Tensor:
         """Where the last score that is chosen and the first that is not are as good as equal."""

@@ -52,7 +52,7 @@ class Lowered:
     """Both models in low precision after a run each: the reference's free, the port's in isolation; and the truth.
 
     measured: what the forward stage measured, of the boundaries that were compared. tied: how many tokens were left
-    out, because a choice made for them is a near tie.
+    out of the logits, because a choice made for them in some layer is a near tie; before it they were compared.
     """
 
     pair: Pair
@@ -78,7 +78,7 @@ def _reference(low: Pair, dtype: torch.dtype) -> _Reference:
     recording = Recording(dtype)
     model = low.reference_model
     with precision(False, recording):
-        trace = settled(run(model, lambda: oracle.execute(model, low.program)))
+        trace = settled(run(model, lambda: oracle.execute(model, low.program), None, recording))
     return _Reference(trace, recording.choices, pairs.promoted_reference(low))
 
 
@@ -111,16 +111,21 @@ def measure(pair: Pair, sides: Sides, measured: Forward, dtype: torch.dtype) -> 
         return Lowered(low, steady, reference, truth, truth, (), error)
     right = {end for end, error in measured.isolated.errors.items() if error <= PROMOTED_NOISE}
     by_end = {end: wires for end, wires in by_endpoint(handed, "reference").items() if end in right}
-    tied = own.choices.near_ties(*pair.input_ids.shape)
-    sift = _Sift(pair.input_ids.shape, tied)
-    found = [_accuracy(end, by_end[end], port, reference, truth, sift) for end in sorted(by_end, key=reference.event)]
+    shape = pair.input_ids.shape
+
+    def sift(end: Endpoint) -> _Sift:
+        return _Sift(shape, own.choices.near_ties(*shape, end))
+
+    ends = sorted(by_end, key=reference.event)
+    found = [_accuracy(end, by_end[end], port, reference, truth, sift(end)) for end in ends]
+    tied = own.choices.near_ties(*shape)
     fitted = isolation.fitted(reference.logits, port.logits)
     if LOGITS in right and fitted is not None:
         expected = isolation.fitted(truth.logits, port.logits)
         assert expected is not None
         logits = (port.logits.double(), fitted.double(), expected)
         centred = tuple(each - each.mean(-1, keepdim=True) for each in logits)  # a constant per token says nothing
-        plain, shifted = (_judged(LOGITS, "", [sift.kept(*values)], dtype) for values in (logits, centred))
+        plain, shifted = (_judged(LOGITS, "", [sift(LOGITS).kept(*values)], dtype) for values in (logits, centred))
         found.append(plain if plain.ratio <= shifted.ratio else shifted)
     kept = tuple(each for each in found if each is not None)
     return Lowered(low, steady, reference, port, truth, kept, None, 0 if tied is None else int(tied.sum()))

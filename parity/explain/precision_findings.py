@@ -57,7 +57,7 @@ def notes(low: Lowered, rounded: Sequence[Rounded]) -> tuple[str, ...]:
     whole = [each for each in rounded if each.whole]
     dtype = str(low.pair.dtype).removeprefix("torch.")
     rows = low.pair.input_ids.numel()
-    ties = f"{low.tied} of {rows} tokens left out in {dtype}, for which a choice of experts is a near tie"
+    ties = f"{low.tied} of {rows} tokens left out in {dtype} from the layer on in which a choice for them is a near tie"
     told = (ties,) if low.tied else ()
     if not whole:
         return told
