@@ -3,6 +3,7 @@
 from functools import partial
 
 from bench.bugs.benign_experts import BENIGN_EXPERTS
+from bench.bugs.benign_hybrids import HYBRIDS
 from bench.bugs.edits import FOLDERS, Config, Edit
 from bench.bugs.mutant import Benign
 
@@ -277,5 +278,14 @@ FIXTURES = tuple(Benign("as_it_is", path.stem) for path in sorted(FOLDERS[2].glo
 PORTS = tuple(Benign("as_it_is", path.stem) for folder in FOLDERS[:2] for path in sorted(folder.glob("[a-z]*.py")))
 
 BENIGN: tuple[Benign, ...] = (
-    *PORTS, *FIXTURES, *ATTENTION, *ROPE, *NORMS, *MLPS, *OUTSIDE, *REWRITES, *BENIGN_EXPERTS
+    *PORTS,
+    *FIXTURES,
+    *ATTENTION,
+    *ROPE,
+    *NORMS,
+    *MLPS,
+    *OUTSIDE,
+    *REWRITES,
+    *BENIGN_EXPERTS,
+    *HYBRIDS,
 )

@@ -15,49 +15,58 @@ def same(port: str, name: str, *edits: Edit) -> Benign:
 qwen3_moe, glm4_moe, deepseek_v3 = (partial(same, port) for port in ("qwen3_moe", "glm4_moe", "deepseek_v3"))
 deepseek_v32, glm_moe_dsa = partial(same, "deepseek_v32"), partial(same, "glm_moe_dsa")
 
-LOOP = '''        for index, expert in enumerate(self.experts):
+LOOP = """        for index, expert in enumerate(self.experts):
             rows, places = torch.where(chosen == index)
             mixed = mixed.index_add(0, rows, expert(tokens[rows]) * shares[rows, places, None])
-'''
+"""
 LOOP_OF_FLOATS = LOOP.replace(
     "expert(tokens[rows]) * shares[rows, places, None]",
     "(expert(tokens[rows]) * shares[rows, places, None]).to(mixed.dtype)",
 )
-STACKED = '''        gates = torch.stack([expert.gate_proj.weight for expert in self.experts])
+STACKED = """        gates = torch.stack([expert.gate_proj.weight for expert in self.experts])
         ups = torch.stack([expert.up_proj.weight for expert in self.experts])
         downs = torch.stack([expert.down_proj.weight for expert in self.experts])
-'''
-DENSE = STACKED + '''        every = torch.zeros(len(tokens), len(self.experts), dtype=shares.dtype).scatter(1, chosen, shares)
+"""
+DENSE = (
+    STACKED
+    + """        every = torch.zeros(len(tokens), len(self.experts), dtype=shares.dtype).scatter(1, chosen, shares)
         inner = nn.functional.silu(torch.einsum("nc,efc->nef", tokens, gates))
         inner = inner * torch.einsum("nc,efc->nef", tokens, ups)
         outer = torch.einsum("nef,ecf->nec", inner, downs)
         mixed = (outer * every[..., None]).sum(1).to(tokens.dtype)
-'''
-BATCHED = STACKED + '''        given = tokens.expand(len(self.experts), -1, -1)
+"""
+)
+BATCHED = (
+    STACKED
+    + """        given = tokens.expand(len(self.experts), -1, -1)
         inner = nn.functional.silu(torch.bmm(given, gates.mT)) * torch.bmm(given, ups.mT)
         outer = torch.bmm(inner, downs.mT)
         rows = torch.arange(len(tokens), device=tokens.device)[:, None]
         mixed = (outer[chosen, rows] * shares[..., None]).sum(1).to(tokens.dtype)
-'''
-PICKED = STACKED + '''        inner = nn.functional.silu(torch.einsum("nc,nxfc->nxf", tokens, gates[chosen]))
+"""
+)
+PICKED = (
+    STACKED
+    + """        inner = nn.functional.silu(torch.einsum("nc,nxfc->nxf", tokens, gates[chosen]))
         inner = inner * torch.einsum("nc,nxfc->nxf", tokens, ups[chosen])
         outer = torch.einsum("nxf,nxcf->nxc", inner, downs[chosen])
         mixed = (outer * shares[..., None].to(outer.dtype)).sum(1)
-'''
-SORTED = '''        order = chosen.flatten().argsort(stable=True)
+"""
+)
+SORTED = """        order = chosen.flatten().argsort(stable=True)
         counts = chosen.flatten().bincount(minlength=len(self.experts)).tolist()
         given = tokens[order // chosen.shape[1]].split(counts)
         made = torch.cat([expert(part) for expert, part in zip(self.experts, given, strict=True)])
         back = torch.empty_like(made)
         back[order] = made
         mixed = (back.view(*chosen.shape, -1) * shares[..., None]).sum(1).to(tokens.dtype)
-'''
-BY_PLACE = '''        for place in range(chosen.shape[1]):
+"""
+BY_PLACE = """        for place in range(chosen.shape[1]):
             for index in chosen[:, place].unique().tolist():
                 rows = torch.where(chosen[:, place] == index)[0]
                 made = self.experts[index](tokens[rows]) * shares[rows, place, None]
                 mixed[rows] = mixed[rows] + made.to(mixed.dtype)
-'''
+"""
 FUSED_LOADER = '''
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -80,12 +89,12 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 @dataclass(frozen=True)
 class Config:'''
-FUSED = '''        for index in range(len(self.down)):
+FUSED = """        for index in range(len(self.down)):
             rows, places = torch.where(chosen == index)
             gate, up = nn.functional.linear(tokens[rows], self.gate_up[index]).chunk(2, dim=-1)
             made = nn.functional.linear(nn.functional.silu(gate) * up, self.down[index])
             mixed = mixed.index_add(0, rows, (made * shares[rows, places, None]).to(mixed.dtype))
-'''
+"""
 
 
 def fused(made: str, count: str, size: str) -> tuple[Edit, ...]:
@@ -98,9 +107,9 @@ def fused(made: str, count: str, size: str) -> tuple[Edit, ...]:
     )
 
 
-WITHIN = '''        outside = torch.ones_like(grouped[..., 0], dtype=torch.bool).scatter(1, best, False)
+WITHIN = """        outside = torch.ones_like(grouped[..., 0], dtype=torch.bool).scatter(1, best, False)
         return grouped.masked_fill(outside[..., None], float("-inf")).flatten(1)
-'''
+"""
 KV = "        kv = self.kv_b_proj(latents).view(*latents.shape[:2], -1, self.nope + self.value).transpose(1, 2)\n"
 SPLIT = "        k_kept, v = kv.split((self.nope, self.value), dim=-1)\n"
 JOINED = f"        {e.Q_JOINED}\n        {e.K_JOINED}\n"

@@ -1,7 +1,25 @@
 """All mutants, alone and several at once, and all equivalent rewrites."""
 
-from bench.bugs import deepseek_v3, deepseek_v32, gemma3, gemma3_flat, glm4_moe, glm_moe_dsa, gpt2, gpt2_split
-from bench.bugs import llama3, llama3_flat, qwen3, qwen3_moe, qwen3_split
+from bench.bugs import (
+    deepseek_v3,
+    deepseek_v32,
+    gemma3,
+    gemma3_flat,
+    gemma4,
+    glm4_moe,
+    glm_moe_dsa,
+    gpt2,
+    gpt2_split,
+    llama3,
+    llama3_flat,
+    nemotron_h,
+    olmo3,
+    qwen3,
+    qwen3_5,
+    qwen3_moe,
+    qwen3_split,
+    smollm3,
+)
 from bench.bugs.benign import BENIGN
 from bench.bugs.decoding import DECODING
 from bench.bugs.mutant import Mutant
@@ -28,4 +46,9 @@ MUTANTS: tuple[Mutant, ...] = (
     *deepseek_v3.MUTANTS,
     *deepseek_v32.MUTANTS,
     *glm_moe_dsa.MUTANTS,
+    *qwen3_5.MUTANTS,
+    *nemotron_h.MUTANTS,
+    *gemma4.MUTANTS,
+    *olmo3.MUTANTS,
+    *smollm3.MUTANTS,
 )

@@ -13,7 +13,9 @@ FEWER = {"num_hidden_layers": 6, "indexer_types": ["full", "full", "shared", "fu
 TURNED = (ROTARY, *e.INDEXED)
 LAYERS = (*e.INDEXED, "model.layers.*")
 ROTATED = "torch.cat((rotate(turned, cos, sin), kept), dim=-1)"
-QUERIES = "q = self._rotated(self.q_proj(q_latent).view(*x.shape[:2], self.heads, self.head_dim).transpose(1, 2), cos, sin)"
+QUERIES = (
+    "q = self._rotated(self.q_proj(q_latent).view(*x.shape[:2], self.heads, self.head_dim).transpose(1, 2), cos, sin)"
+)
 USED = "            visible = visible & picked\n"
 CALLED = "            x, picked = layer(x, cos, sin, visible, picked, None if cache is None else cache.layers[index])\n"
 
