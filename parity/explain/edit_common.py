@@ -9,6 +9,7 @@ from parity.explain.play import Edit, Playing
 from parity.explain.roles import Role
 from parity.explain.trace import Step
 
+GATES = ("sigmoid", "nn.functional.sigmoid", "nn.functional.silu", "silu")
 Change = Callable[[Playing, Step], Tensor]
 
 
@@ -29,6 +30,8 @@ def mutation_of(
 def cause_at(context: Context, step: Step, name: str) -> str:
     """The cause that a change of an operation stands for where nothing more is known of it."""
     role = context.place(step).role
+    if role == Role.attention and step.name in GATES:
+        return "activation"
     if role == Role.mask or "mask" in name:
         return "attention-mask"
     if role == Role.mlp and _sums_experts(context, step):
@@ -42,6 +45,7 @@ def cause_at(context: Context, step: Step, name: str) -> str:
         Role.activation: "activation", Role.mlp: "gate-up-order", Role.router: "router-selection",
         Role.experts: "moe-combine", Role.layer: "residual-topology", Role.head: "softcap",
         Role.model: "residual-topology", Role.recurrent: "ssm-delta-math",
+        Role.gated_norm: "ssm-gated-norm",
     }.get(role, "unknown")  # fmt: skip
 
 

@@ -77,7 +77,11 @@ def _brought_to_one(context: Context, step: Step) -> Iterator[Mutation]:
         "by a softmax": lambda x: x.softmax(-1),
     }
     for name, change in others.items():
-        text = f"the division of the shares by their sum is {name}" if name == "left out" else f"shares were normalised {name}, not by their sum"
+        text = (
+            f"the division of the shares by their sum is {name}"
+            if name == "left out"
+            else f"shares were normalised {name}, not by their sum"
+        )
         yield mutation_of(context, step, f"shares {name}", text, partial(_scored, change), 0.95, _SHARES)
     whole = _scores_of(context, shares)
     if whole is not None:
@@ -266,7 +270,11 @@ def _weights_of_others(context: Context, region: Region, turns: Sequence[_Turn])
 
 def _takes_weights(context: Context, step: Step) -> bool:
     """Whether a step takes one expert's matrix out of those of all."""
-    if len(step.arguments) < 2 or not isinstance(step.arguments[0], Ref) or not isinstance(step.arguments[1], Ref | int):
+    if (
+        len(step.arguments) < 2
+        or not isinstance(step.arguments[0], Ref)
+        or not isinstance(step.arguments[1], Ref | int)
+    ):
         return False
     return bool(context.producer(step.arguments[0]).label) and step.values[0].ndim == 2
 
@@ -274,7 +282,9 @@ def _takes_weights(context: Context, step: Step) -> bool:
 def _begun_with(context: Context, region: Region, turns: Sequence[_Turn]) -> Iterator[Mutation]:
     """The sum begun with what the experts are given."""
     first = turns[0].added
-    values = [ref for ref in region.inputs if not context.producer(ref).label and context.tape.value(ref).is_floating_point()]
+    values = [
+        ref for ref in region.inputs if not context.producer(ref).label and context.tape.value(ref).is_floating_point()
+    ]
     given = next((ref for ref in values if context.tape.value(ref).shape == first.values[0].shape), None)
     if given is None:
         return
@@ -289,7 +299,11 @@ def _begun_with(context: Context, region: Region, turns: Sequence[_Turn]) -> Ite
 
 def of_sum(context: Context, step: Step) -> Iterator[Mutation]:
     """Experts and what stands beside them, added with other weights."""
-    if step.name != "add" or not has_experts(context, step.module) or context.place(step).role in (Role.router, Role.experts):
+    if (
+        step.name != "add"
+        or not has_experts(context, step.module)
+        or context.place(step).role in (Role.router, Role.experts)
+    ):
         return
     refs = [ref for ref in step.arguments[:2] if isinstance(ref, Ref)]
     if len(refs) != 2:
@@ -314,5 +328,3 @@ def has_experts(context: Context, module: str) -> bool:
     """Whether a module holds experts, or a router that picks among them, as its own parts."""
     inner = (name for name in context.classes if name.startswith(f"{module}.") and "." not in name[len(module) + 1 :])
     return bool(module) and any(context.role_of(name) in (Role.experts, Role.router) for name in inner)
-
-

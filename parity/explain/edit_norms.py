@@ -8,6 +8,7 @@ from torch import Tensor
 from parity.explain.edit_common import Change, mutation_of
 from parity.explain.mutations import Context, Mutation
 from parity.explain.play import Playing
+from parity.explain.roles import Role
 from parity.explain.trace import Ref, Step
 
 Variant = Callable[[Tensor, Tensor | None, Tensor | None, float], Tensor]
@@ -28,6 +29,10 @@ def norm_offset(context: Context, step: Step) -> Iterator[Mutation]:
         if "orm" in context.place(step).role:
             text = "a norm scales by (1 + weight) once more than it should"
             yield mutation_of(context, step, "weight + 1", text, change, 1.0, "norm-offset")
+
+
+def _of_width(context: Context, step: Step) -> str:
+    return "ssm-gated-norm" if context.place(step).role == Role.gated_norm else "qknorm-missing-or-width"
 
 
 def layer_norm(context: Context, step: Step) -> Iterator[Mutation]:
@@ -88,7 +93,7 @@ def mean(context: Context, step: Step) -> Iterator[Mutation]:
                 return given.mean((axis, -1), keepdim=True).expand_as(step.values[0])
 
             text = "heads are normalised together, not each by itself"
-            yield mutation_of(context, step, f"over axis {axis}", text, wide, 1.0, "qknorm-missing-or-width")
+            yield mutation_of(context, step, f"over axis {axis}", text, wide, 1.0, _of_width(context, step))
 
     def total(playing: Playing, step: Step) -> Tensor:
         arguments, keywords = playing.given(step)

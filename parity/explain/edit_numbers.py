@@ -24,6 +24,7 @@ _FACTORS = {"mul", "div", "truediv", "__truediv__", "__mul__", "pow", "multiply"
 _SUMMANDS = {"add", "sub", "__add__", "__sub__"}
 _EPS = 1e-3
 _LARGE = 1e3
+_NORMS = (Role.norm, Role.final_norm, Role.qk_norm, Role.gated_norm)
 _COMMON = {"eps": (1e-5, 1e-6, 1e-8, 1e-12, 0.0, 2.220446049250313e-16, 1.1920928955078125e-07)}
 _BASES = (10_000.0, 500_000.0, 1_000_000.0)
 
@@ -104,7 +105,7 @@ def _others(context: Context, step: Step, value: float) -> list[float]:
             given = [number for number in context.numbers.values() if isinstance(number, float) and number >= 1]
             candidates += [*given, *(1 / number for number in given)]
             candidates += _BASES if value > 1000 else ()
-        elif role not in (Role.norm, Role.final_norm, Role.qk_norm, Role.repeat) and step.name != "pow":
+        elif role not in (*_NORMS, Role.repeat) and step.name != "pow":
             candidates += context.derived
         if role in (Role.attention, Role.frequencies):
             growths = _growths(context)
@@ -171,11 +172,11 @@ def _cause(context: Context, step: Step, value: float, other: float, field: str)
     role = context.place(step).role
     if role in (Role.attention, Role.frequencies) and _is_growth(context, value, other):
         return "mla-yarn-mscale"
-    if 0 < value <= _EPS and role in (Role.norm, Role.final_norm, Role.qk_norm):
+    if 0 < value <= _EPS and role in _NORMS:
         return "norm-eps"
     if step.name in ("nn.functional.layer_norm", "nn.functional.rms_norm"):
         return "norm-eps"
-    if role in (Role.norm, Role.final_norm, Role.qk_norm):
+    if role in _NORMS:
         return "norm-offset" if step.name in ("add", "__radd__", "sub") else "norm-eps"
     if role in (Role.frequencies, Role.rope):
         return _rope_cause(context, step, value, other, field)
@@ -189,7 +190,8 @@ def _cause(context: Context, step: Step, value: float, other: float, field: str)
         Role.repeat: "gqa-repeat",
     }  # fmt: skip
     if role == Role.model and step.name in ("mul", "div"):
-        return "embed-scale"
+        taken = {context.place(context.maker(ref)).role for ref in step.inputs}
+        return "embed-scale" if Role.embedding in taken else "scalar-multipliers"
     if role == Role.head and "cap" in field:
         return "softcap"
     if role == Role.router:

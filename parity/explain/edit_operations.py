@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from parity.explain.edit_common import cause_at, mutation_of
+from parity.explain.edit_common import GATES, cause_at, mutation_of
 from parity.explain.edit_layout import (
     cat_reversed,
     merged_axes,
@@ -23,7 +23,27 @@ from parity.explain.play import Playing
 from parity.explain.roles import Role
 from parity.explain.trace import Ref, Step
 
-_BINARY = {"div_", "mul_", "add_", "sub_", "__itruediv__", "__imul__", "__iadd__", "__isub__", "mul", "add", "sub", "div", "__mul__", "__add__", "__sub__", "__and__", "__or__", "truediv", "__truediv__"}
+_BINARY = {
+    "div_",
+    "mul_",
+    "add_",
+    "sub_",
+    "__itruediv__",
+    "__imul__",
+    "__iadd__",
+    "__isub__",
+    "mul",
+    "add",
+    "sub",
+    "div",
+    "__mul__",
+    "__add__",
+    "__sub__",
+    "__and__",
+    "__or__",
+    "truediv",
+    "__truediv__",
+}
 _UNARY = {
     "tanh",
     "nn.functional.softplus",
@@ -138,6 +158,8 @@ def _one_operand(context: Context, step: Step) -> Iterator[Mutation]:
         cause = "position-ids" if positions else ""
         if left.ndim == 1 and context.place(step).role == Role.qk_norm:
             cause = "qknorm-missing-or-width"
+        if step.name == "mul" and context.place(step).role == Role.attention and context.maker(other).name in GATES:
+            text, cause = "the gate of the output is left out", "activation"
         yield mutation_of(context, step, f"without operand {1 - at}", text, change, 1.0, cause)
     if len(refs) == 2 and step.name in ("add", "sub"):
 
@@ -211,7 +233,15 @@ def _activations(context: Context, step: Step) -> Iterator[Mutation]:
         def change(playing: Playing, step: Step, function: Callable[[Tensor], Tensor] = function) -> Tensor:
             return function(playing.given(step)[0][0])
 
-        yield mutation_of(context, step, f"-> {name}", f"the activation were {name}", change, 1.0, "activation")
+        gated = context.place(step).role == Role.gated_norm
+        dropped = name == "nothing" and _is_recurrent(context, step)
+        cause = "ssm-gated-norm" if gated else "ssm-delta-math" if dropped else "activation"
+        yield mutation_of(context, step, f"-> {name}", f"the activation were {name}", change, 1.0, cause)
+
+
+def _is_recurrent(context: Context, step: Step) -> bool:
+    """Whether a step stands in a layer that keeps a state, or in a module of one."""
+    return Role.recurrent in (context.place(step).role, context.role_of(step.module.rpartition(".")[0]))
 
 
 def _linear(context: Context, step: Step) -> Iterator[Mutation]:

@@ -270,7 +270,15 @@ def together(mutations: Sequence[Mutation]) -> Mutation:
 
 def propose(context: Context, numbers: Sequence[int]) -> Iterator[Mutation]:
     """Every mutation of the given steps, and of the calls that end in them."""
-    from parity.explain import edit_calls, edit_experts, edit_numbers, edit_operations, edit_rope, edit_wiring
+    from parity.explain import (
+        edit_calls,
+        edit_experts,
+        edit_numbers,
+        edit_operations,
+        edit_recurrent,
+        edit_rope,
+        edit_wiring,
+    )
 
     wanted = set(numbers)
     for number in numbers:
@@ -280,6 +288,7 @@ def propose(context: Context, numbers: Sequence[int]) -> Iterator[Mutation]:
             yield from edit_operations.propose(context, step)
             yield from edit_experts.of_router(context, step)
             yield from edit_experts.of_sum(context, step)
+            yield from edit_recurrent.propose(context, step)
     yield from edit_wiring.propose(context, numbers)
     yield from edit_rope.before_norms(context, wanted)
     yield from edit_calls.sums_before_norms(context, wanted)
@@ -287,6 +296,8 @@ def propose(context: Context, numbers: Sequence[int]) -> Iterator[Mutation]:
     for call, region in context.calls.items():
         if wanted & {ref.step for ref in region.outputs}:
             yield from edit_calls.propose(context, call, region)
+            if context.role_of(call[0]) == Role.gated_norm:
+                yield from edit_recurrent.gated(context, region)
         if context.role_of(call[0]) == Role.experts and wanted & set(region.steps):
             yield from edit_experts.of_experts(context, region)
     for region in context.functions:

@@ -17,6 +17,7 @@ class Role(StrEnum):
     norm = "norm"
     qk_norm = "q/k norm"
     final_norm = "final norm"
+    gated_norm = "gated norm"
     frequencies = "rope frequencies"
     rope = "rope"
     attention = "attention"
@@ -49,12 +50,13 @@ _FUNCTIONS = (
     (re.compile(r"sliding|window|inner_mask|chunked"), Role.window),
     (re.compile(r"mask"), Role.mask),
 )
+_RECURRENT = re.compile(r"Mamba|Delta|SSM|Mixer2", re.I)
 _CLASSES = (
     (re.compile(r"Rotary|Rope"), Role.frequencies),
     (re.compile(r"Indexer"), Role.mask),
     (re.compile(r"Router|Gate$|TopK", re.I), Role.router),
     (re.compile(r"Expert", re.I), Role.experts),
-    (re.compile(r"Mamba|Delta|SSM|Mixer2", re.I), Role.recurrent),
+    (_RECURRENT, Role.recurrent),
     (re.compile(r"Attention", re.I), Role.attention),
     (re.compile(r"MLP|FeedForward|MoE", re.I), Role.mlp),
     (re.compile(r"Layer$|Block$"), Role.layer),
@@ -88,6 +90,8 @@ def _role(module: str, functions: list[str], classes: Mapping[str, str], root_he
         outer = classes.get(module.rpartition(".")[0], "")
         if "Attention" in outer or "Indexer" in outer:
             return Role.qk_norm
+        if "Gated" in kind or _RECURRENT.search(outer):
+            return Role.gated_norm
         return Role.norm if re.search(r"\.\d+\.", f"{module}.") else Role.final_norm
     if last == root_head:
         return Role.head

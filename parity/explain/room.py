@@ -51,7 +51,10 @@ class Room:
     def proposals(self, steps: Sequence[int]) -> list[Mutation]:
         """Every mutation of some steps."""
         tables = any(self.context.place(self.tapes.reference.steps[n]).role == Role.frequencies for n in steps)
-        return [*(self.ropes if tables else ()), *self._likely(joined(self.context, list(propose(self.context, steps))))]
+        return [
+            *(self.ropes if tables else ()),
+            *self._likely(joined(self.context, list(propose(self.context, steps)))),
+        ]
 
     def _likely(self, proposals: Sequence[Mutation]) -> list[Mutation]:
         """Without changes of a single turn of what experts do one after the other, where all turns have the change."""
@@ -107,6 +110,8 @@ class Room:
         for wire in self.wires(endpoint):
             own = self.measured.isolated.trace.at(wire.port)
             ref = self.tapes.reference.at(endpoint, wire.reference_part)
+            if ref is not None and playing.own(ref).shape != self.tapes.reference.value(ref).shape:
+                return float("inf")  # a change that does not fit the shapes here
             laid = None if own is None or ref is None else wire.laid(own[wire.port_part], playing.own(ref))
             if laid is None or laid[0].shape != laid[1].shape:
                 return float("inf")

@@ -32,7 +32,7 @@ _CAUSES = {
     Role.rope: "rope-precision",
     Role.router: "router-dtype",
 }
-_NORMS = (Role.norm, Role.qk_norm, Role.final_norm)
+_NORMS = (Role.norm, Role.qk_norm, Role.final_norm, Role.gated_norm)
 
 
 @dataclass(frozen=True)
