@@ -1,7 +1,9 @@
 """Mutations of layout: axes merged, split and put together in another order."""
 
 from collections.abc import Iterator
+from itertools import permutations
 
+import torch
 from torch import Tensor
 
 from parity.explain.edit_common import mutation_of
@@ -9,6 +11,8 @@ from parity.explain.mutations import Context, Mutation
 from parity.explain.play import Playing
 from parity.explain.roles import Role
 from parity.explain.trace import Ref, Step
+
+_MOST_PARTS = 4
 
 
 def merged_axes(context: Context, step: Step) -> Iterator[Mutation]:
@@ -26,6 +30,22 @@ def merged_axes(context: Context, step: Step) -> Iterator[Mutation]:
             if context.place(step).role == Role.repeat:
                 text = "key/value heads are tiled (0 1 0 1), not repeated (0 0 1 1)"
             yield mutation_of(context, step, f"merge order {axis}", text, change, 0.95)
+
+
+def tiled(context: Context, step: Step) -> Iterator[Mutation]:
+    """Heads repeated as a whole, not each by itself."""
+    arguments = dict(zip(("input", "repeats", "dim"), step.arguments, strict=False)) | dict(step.keywords)
+    count, axis = arguments.get("repeats"), arguments.get("dim")
+    if not isinstance(count, int) or not isinstance(axis, int):
+        return
+
+    def change(playing: Playing, step: Step) -> Tensor:
+        value: Tensor = playing.given(step)[0][0]
+        return torch.cat([value] * count, axis)
+
+    cause = "ssm-delta-math" if context.place(step).role == Role.recurrent else "gqa-repeat"
+    text = "heads are tiled (0 1 0 1), not repeated (0 0 1 1)"
+    yield mutation_of(context, step, "tiled", text, change, 0.95, cause)
 
 
 def read_in_another_order(context: Context, step: Step) -> Iterator[Mutation]:
@@ -99,7 +119,12 @@ def parts_of(context: Context, step: Step) -> Iterator[Mutation]:
 
         text = f"behaves as if the parts of the fused value were taken from part {by} on, the first last"
         yield Mutation(cause, f"{step.name} parts from {by}", text, {step.number: turned}, step.number)
+    yield from _cut_in_another_order(step, cause)
     if len(sizes) == 1 and count > 1:
+
+        def flat(playing: Playing, step: Step) -> tuple[Tensor, ...]:
+            value: Tensor = playing.given(step)[0][0]
+            return tuple(part.reshape(step.values[0].shape) for part in value.flatten(-2).chunk(count, -1))
 
         def interleaved(playing: Playing, step: Step) -> tuple[Tensor, ...]:
             value: Tensor = playing.given(step)[0][0]
@@ -112,7 +137,9 @@ def parts_of(context: Context, step: Step) -> Iterator[Mutation]:
             value: Tensor = playing.given(step)[0][0]
             return tuple(part.flatten(-2) for part in value.reshape(*value.shape[:-1], heads, -1).chunk(count, -1))
 
+        cuts = [("flat", "all heads of one part came first, then those of the next", flat)]
         for name, text, edit in (
+            *(cuts if step.values[0].ndim > 3 else []),
             ("interleaved", "the fused value were interleaved feature by feature", interleaved),
             ("per head", "the fused value were laid out head by head", per_head),
         ):
@@ -146,6 +173,28 @@ def _parts_of_other_sizes(step: Step) -> Iterator[Mutation]:
         text = "behaves as if all heads had their first part before any had its second"
         name = f"{step.name} part after part {axis}"
         yield Mutation("split-layout", name, text, {step.number: one_after_the_other}, step.number)
+
+
+def _cut_in_another_order(step: Step, cause: str) -> Iterator[Mutation]:
+    """Parts of several widths, cut off in another order."""
+    widths = [value.shape[-1] for value in step.values]
+    places = [place for place, width in enumerate(widths) if width]
+    if len(widths) == 2 or not 1 < len(places) <= _MOST_PARTS or len(set(widths)) == 1:
+        return
+    for order in permutations(places):
+        if list(order) == places:
+            continue
+
+        def cut(playing: Playing, step: Step, order: tuple[int, ...] = order) -> tuple[Tensor, ...]:
+            value: Tensor = playing.given(step)[0][0]
+            if value.shape[-1] != sum(widths):
+                raise ValueError("not cut along the features")
+            parts = dict(zip(order, value.split([widths[place] for place in order], -1), strict=True))
+            return tuple(parts.get(place, own) for place, own in enumerate(step.values))
+
+        told = ", ".join(str(places.index(place)) for place in order)
+        text = f"behaves as if the parts of the fused value came in the order {told}"
+        yield Mutation(cause, f"{step.name} order {told}", text, {step.number: cut}, step.number, 1.05)
 
 
 def repeated(context: Context, step: Step) -> Iterator[Mutation]:

@@ -216,7 +216,7 @@ def _rope_cause(context: Context, step: Step, value: float, other: float, field:
         return "rope-layer-type" if other in thetas else "rope-theta-config"
     if step.name in ("pow", "__rpow__", "rpow"):
         return "rope-theta-config"
-    if "arange" in step.name or (step.name in ("div", "truediv") and value in _widths(context)):
+    if "arange" in step.name or (step.name in ("div", "truediv") and {value, other} & _widths(context)):
         return "partial-rotary"
     if step.name == "__rtruediv__" and other not in (0, 1) and 1 / other in _factors(context):
         return "rope-layer-type"

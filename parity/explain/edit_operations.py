@@ -13,6 +13,7 @@ from parity.explain.edit_layout import (
     parts_of,
     read_in_another_order,
     repeated,
+    tiled,
     written_in_parts,
 )
 from parity.explain.edit_masks import COMPARISONS, compare, masks, shifted, softmax_over_queries
@@ -118,6 +119,8 @@ def propose(context: Context, step: Step) -> Iterator[Mutation]:  # noqa: PLR091
         yield from read_in_another_order(context, step)
     if name in ("chunk", "split", "unbind", "split_with_sizes", "functional.split"):
         yield from parts_of(context, step)
+    if name == "repeat_interleave":
+        yield from tiled(context, step)
     if name in ("cat", "concat"):
         yield from repeated(context, step)
         yield mutation_of(context, step, "cat order", "the parts are put together in another order", cat_reversed, 1.1)

@@ -54,6 +54,14 @@ def _rotates(region: Region) -> bool:
     return any(role == Role.rope and pattern.search(region.name) for pattern, role in _FUNCTIONS)
 
 
+def rotations(context: Context) -> Iterator[tuple[Region, dict[Ref, Ref]]]:
+    """Every call of a function that rotates, with what it gives by what that is a rotation of."""
+    for region in context.functions:
+        rotated = _rotated(context, region) if _rotates(region) else {}
+        if rotated:
+            yield region, rotated
+
+
 def before_norms(context: Context, inside: set[int]) -> Iterator[Mutation]:
     """The rotation made before the norm of queries or keys: what a port hands to that norm then."""
     for region in context.functions:
@@ -209,6 +217,31 @@ def _half_table(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: 
     return rotate(value, cos=_separate(cos), sin=_separate(sin))
 
 
+def _every_feature(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """All of the head is rotated, where only a part is to be: as if the tables were as wide as it."""
+    size, part = value.shape[-1], cos.shape[-1]
+    if part >= size or part < 4:
+        raise ValueError("nothing is left out of the rotation")
+    gain = (cos[..., :1, :1] ** 2 + sin[..., :1, :1] ** 2).sqrt()
+    angles = torch.atan2(sin, cos)
+    steps = (angles[..., 1:, :] - angles[..., :-1, :]).remainder(2 * torch.pi)
+    positions = torch.cat((angles[..., :1, :1], angles[..., :1, :1] + steps[..., :1].cumsum(-2)), -2)
+    base = float(steps.flatten(0, -2)[0, 1]) ** (-part / 2)
+    wide = positions / base ** (torch.arange(0, size, 2, dtype=value.dtype) / size)
+    wide = torch.cat((wide, wide), -1)
+    wide = wide if wide.ndim == value.ndim else wide.unsqueeze(1)
+    first, second = value.chunk(2, -1)
+    return gain.reshape(-1)[0] * (value * wide.cos() + torch.cat((-second, first), -1) * wide.sin())
+
+
+def _last_features(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The last features are rotated, where the first are to be."""
+    size, part = value.shape[-1], cos.shape[-1]
+    if part >= size:
+        raise ValueError("nothing is left out of the rotation")
+    return rotate(value.roll(part, -1)).roll(-part, -1)
+
+
 def _one_position(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return rotate(value, cos=cos[..., :1, :].expand_as(cos), sin=sin[..., :1, :].expand_as(sin))
 
@@ -252,6 +285,8 @@ _VARIANTS: tuple[tuple[str, Variant, str, str], ...] = (
     ),
     ("table of halves", _half_table, "rope-pairing", "were rotated by tables laid out for halves"),
     ("half kept", _half_kept, "partial-rotary", "were rotated in their first half only"),
+    ("every feature", _every_feature, "partial-rotary", "were rotated in all of their features, not in a part"),
+    ("last features", _last_features, "partial-rotary", "were rotated in their last features, not in the first"),
     ("one position", _one_position, "position-ids", "were all rotated as position 0"),
     ("later", _later, "position-ids", "were rotated one position further"),
     ("earlier", _earlier, "position-ids", "were rotated one position less"),

@@ -29,11 +29,13 @@ def _exchanged(context: Context, inside: set[int], instead: Mapping[Ref, Ref]) -
     for ref in instead:
         for number in context.users.get(ref, ()):
             if number in inside and context.tape.steps[number].function is not None:
-                edits[number] = _given(instead)
+                edits[number] = given_others(instead)
     return edits
 
 
-def _given(instead: Mapping[Ref, Ref]) -> Edit:
+def given_others(instead: Mapping[Ref, Ref]) -> Edit:
+    """A step computed again with other values in the place of some."""
+
     def edit(playing: Playing, step: Step) -> tuple[Tensor, ...]:
         def filled(value: object) -> object:
             if isinstance(value, Ref):

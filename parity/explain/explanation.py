@@ -29,6 +29,9 @@ from parity.records import Finding, Source
 
 _MOST_PLACES = 8  # of the first, in the order data flows; what comes after follows from these more often than not
 _BELONGS_ELSEWHERE = (Role.mask, Role.window)
+# What goes wrong in these is a cause of its own, whatever it is in detail.
+_BY_PLACE = {Role.recurrent: "ssm-delta-math", Role.gated_norm: "ssm-gated-norm"}
+_NAMED = "no known slip gives this value; the cause is named after the place"
 _TOO_LARGE = "lines and causes were not looked for: the run is too large to be traced; add --small-config"
 
 
@@ -220,7 +223,10 @@ class _Desk:
         step = self.lines.suspect(found)
         source = self.lines.source(step, None) if step else self.lines.sight.calling(endpoint)
         reference = self.lines.reference_suspect(endpoint)
-        return replace(finding, port_source=source, reference_source=reference)
+        cause = _BY_PLACE.get(self.room.context.role_of(finding.reference_module), finding.cause)
+        said = (_NAMED,) if cause != finding.cause else ()
+        evidence = (*finding.evidence, *said)
+        return replace(finding, cause=cause, port_source=source, reference_source=reference, evidence=evidence)
 
     def _cut(self, finding: Finding, cut: Cut) -> Finding:
         """A finding whose reason is heads of another size; its line is that where the size comes from."""
@@ -238,7 +244,7 @@ class _Desk:
         residual = min(found.faults[-1].residual, fault.residual)
         module = self._module(finding, endpoint, mutation.site, mutation.moves)
         if mutation.cause == "embed-scale":
-            module = self.room.context.of_role(Role.embedding) or module
+            module = self._embedding(site) or module
         partners = {pair.reference: pair.port for pair in self.room.measured.pairs if not pair.partial}
         port_module = finding.port_module
         if module != finding.reference_module:
@@ -258,6 +264,13 @@ class _Desk:
             evidence=(*finding.evidence, *(() if found.solved else (mutation.text,))),
         )
         return _Told(told, mutation.pair or () if wired else ())
+
+    def _embedding(self, site: Step) -> str:
+        """The embedding that a step is in, or whose output it is given; else the first one."""
+        context = self.room.context
+        makers = [site, *(context.maker(ref) for ref in site.inputs)]
+        found = [each.module for each in makers if context.place(each).role == Role.embedding]
+        return (found or [context.of_role(Role.embedding)])[0]
 
     def _wired(self, fault: Fault) -> Source | None:
         """The line of the loader, where it is what has modules or layers in each other's place."""

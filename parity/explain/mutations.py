@@ -273,6 +273,7 @@ def propose(context: Context, numbers: Sequence[int]) -> Iterator[Mutation]:
     from parity.explain import (
         edit_calls,
         edit_experts,
+        edit_heads,
         edit_numbers,
         edit_operations,
         edit_recurrent,
@@ -293,6 +294,7 @@ def propose(context: Context, numbers: Sequence[int]) -> Iterator[Mutation]:
     yield from edit_rope.before_norms(context, wanted)
     yield from edit_calls.sums_before_norms(context, wanted)
     yield from edit_calls.other_layers(context, wanted)
+    yield from edit_heads.propose(context, wanted)
     for call, region in context.calls.items():
         if wanted & {ref.step for ref in region.outputs}:
             yield from edit_calls.propose(context, call, region)

@@ -55,7 +55,7 @@ _CLASSES = (
     (re.compile(r"Rotary|Rope"), Role.frequencies),
     (re.compile(r"Indexer"), Role.mask),
     (re.compile(r"Router|Gate$|TopK", re.I), Role.router),
-    (re.compile(r"Expert", re.I), Role.experts),
+    (re.compile(r"Expert|MoE$|Sparse\w*Block$", re.I), Role.experts),
     (_RECURRENT, Role.recurrent),
     (re.compile(r"Attention", re.I), Role.attention),
     (re.compile(r"MLP|FeedForward|MoE", re.I), Role.mlp),
