@@ -6,24 +6,15 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
 from bench.bugs.catalogue import BENIGN, MUTANTS, SEVERAL, STAGED
 from bench.bugs.page import page
-from bench.bugs.run import run
+from bench.bugs.run import Named, Notes, run
 from bench.bugs.tables import Sheet, misses, sheets
-
-
-class Named(Protocol):
-    """Whatever `--only` can pick."""
-
-    @property
-    def key(self) -> str:
-        """Port and name."""
-
 
 Case = TypeVar("Case", bound=Named)
 
@@ -36,6 +27,7 @@ def main() -> None:
     parser.add_argument("--jobs", metavar="N", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--write", metavar="FILE", type=Path, help="write the results as a page of Markdown")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every outcome as JSON")
+    parser.add_argument("--notes", metavar="FILE", type=Path, help="go on from what this file says, and add to it")
     parser.add_argument("--no-baseline", action="store_true", help="leave the baseline out")
     arguments = parser.parse_args()
 
@@ -43,7 +35,8 @@ def main() -> None:
         return tuple(case for case in cases if fnmatchcase(case.key, arguments.only))[:: arguments.every]
 
     mutants = picked((*MUTANTS, *STAGED))
-    results = run(mutants, picked(SEVERAL), picked(BENIGN), arguments.jobs, not arguments.no_baseline)
+    with_baseline, notes = not arguments.no_baseline, Notes(arguments.notes)
+    results = run(mutants, picked(SEVERAL), picked(BENIGN), arguments.jobs, with_baseline, notes)
     if arguments.json:
         arguments.json.write_text(json.dumps(asdict(results), indent=1) + "\n", encoding="utf-8")
     if arguments.write:

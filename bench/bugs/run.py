@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -14,7 +16,16 @@ from bench.bugs.baseline import Plain, debug
 from bench.bugs.judge import Alarm, Outcome, SeveralOutcome, judge, judge_benign, judge_several
 from bench.bugs.mutant import Benign, Mutant, Several
 
-Case = TypeVar("Case")
+
+class Named(Protocol):
+    """A case."""
+
+    @property
+    def key(self) -> str:
+        """Port and name."""
+
+
+Case = TypeVar("Case", bound=Named)
 Result = TypeVar("Result")
 
 # Processes are replaced after so many cases each: what a check leaves behind in one would add up over hundreds.
@@ -32,10 +43,39 @@ class Results:
     plain_benign: tuple[Plain, ...]
 
 
+class Notes:
+    """What came out so far, on disk if a file is given, so that a run that was cut off goes on where it was."""
+
+    def __init__(self, file: Path | None):
+        self._file = file
+        self._found: dict[tuple[str, str], Any] = {}
+        if file is not None and file.exists():
+            with file.open("rb") as stream:
+                while stream.peek():
+                    label, key, result = pickle.load(stream)
+                    self._found[label, key] = result
+
+    def get(self, label: str, key: str) -> Any:
+        """What came of a case; None if it is yet to be judged."""
+        return self._found.get((label, key))
+
+    def put(self, label: str, key: str, result: object) -> None:
+        """Note what came of a case."""
+        self._found[label, key] = result
+        if self._file is not None:
+            with self._file.open("ab") as stream:
+                pickle.dump((label, key, result), stream)
+
+
 def run(
-    mutants: Sequence[Mutant], several: Sequence[Several], benign: Sequence[Benign], jobs: int, baseline: bool
+    mutants: Sequence[Mutant],
+    several: Sequence[Several],
+    benign: Sequence[Benign],
+    jobs: int,
+    baseline: bool,
+    notes: Notes,
 ) -> Results:
-    """Judge all cases."""
+    """Judge all cases that nothing is noted of."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the processes when they start
     console = Console(stderr=True)
@@ -44,16 +84,16 @@ def run(
     with Progress(*columns, console=console) as progress:
 
         def each(label: str, judging: Callable[[Case], Result], cases: Sequence[Case]) -> tuple[Result, ...]:
-            task = progress.add_task(label, total=len(cases))
-            found: list[Result] = []
-            for start in range(0, len(cases), jobs * CASES_PER_PROCESS):
+            waiting = [case for case in cases if notes.get(label, case.key) is None]
+            task = progress.add_task(label, total=len(cases), completed=len(cases) - len(waiting))
+            for start in range(0, len(waiting), jobs * CASES_PER_PROCESS):
                 with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-                    batch = cases[start : start + jobs * CASES_PER_PROCESS]
-                    futures = [pool.submit(judging, case) for case in batch]
-                    for _ in as_completed(futures):
+                    batch = waiting[start : start + jobs * CASES_PER_PROCESS]
+                    futures = {pool.submit(judging, case): case.key for case in batch}
+                    for future in as_completed(futures):
+                        notes.put(label, futures[future], future.result())
                         progress.advance(task)
-                    found += [future.result() for future in futures]
-            return tuple(found)
+            return tuple(notes.get(label, case.key) for case in cases)
 
         return Results(
             outcomes=each("bugs", judge, mutants),
