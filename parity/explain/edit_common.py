@@ -32,7 +32,7 @@ def cause_at(context: Context, step: Step, name: str) -> str:
     role = context.place(step).role
     if role == Role.attention and step.name in GATES:
         return "activation"
-    if role == Role.mask or "mask" in name:
+    if role == Role.mask or ("mask" in name and role != Role.router):
         return "attention-mask"
     if role == Role.mlp and _sums_experts(context, step):
         return "moe-combine"

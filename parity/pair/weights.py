@@ -13,6 +13,7 @@ _SPREAD = 0.3
 _GAIN = 0.4  # of norms as wide as the stream; at one, what blocks add to it grows with depth, and drowns every eps
 _SIZES = 1.0  # spread of the logarithm of tokens' sizes; an eps that is wrong moves tokens of one size alike
 _CORRECTION_SPREAD = 0.03  # a router bias as wide as the scores starves experts
+_CORRECTION = -1.0  # all alike, so of no effect; but scores below zero lose to groups hidden by a zero
 _MILD_DECAY = -2.0  # log A: the initialiser's strongest decays empty a recurrent state
 
 
@@ -97,7 +98,7 @@ def randomise(model: nn.Module, seed: int, input_axes: Mapping[str, int]) -> Non
         elif tensor.ndim >= 2:
             tensor.copy_(noise / math.sqrt(tensor.shape[input_axes.get(name, -1)]))
         elif "correction_bias" in name or "expert_bias" in name:
-            tensor.copy_(noise * _CORRECTION_SPREAD)
+            tensor.copy_(_CORRECTION + noise * _CORRECTION_SPREAD)
         elif tensor.shape[0] in widths and (ungained := _ungained(owner, tensor)) is not None:
             tensor.copy_(ungained + _GAIN * (1 + _SPREAD * noise))
         else:
