@@ -129,13 +129,15 @@ ABSORBED: tuple[Edit, ...] = (
 
 ROUTERS: tuple[Benign, ...] = (
     qwen3_moe("top_k_then_softmax",
-        ("shares = torch.softmax(self.router(tokens), dim=-1, dtype=torch.float32)\n        shares, chosen = torch.topk(shares, self.chosen, dim=-1)\n"
+        ("shares = torch.softmax(self.router(tokens), dim=-1, dtype=torch.float32)\n"
+         "        shares, chosen = torch.topk(shares, self.chosen, dim=-1)\n"
          "        if self.normalised:\n            shares = shares / shares.sum(-1, keepdim=True)\n",
          "best, chosen = torch.topk(self.router(tokens), self.chosen, dim=-1)\n"
          "        shares = torch.softmax(best, dim=-1, dtype=torch.float32)\n")),
     qwen3_moe("router_in_float32",
         ("self.router(tokens), dim=-1", "nn.functional.linear(tokens.float(), self.router.weight.float()), dim=-1")),
-    deepseek_v3("router_by_linear", (e.SCORES, "scores = nn.functional.linear(tokens.float(), self.weight.float()).sigmoid()")),
+    deepseek_v3("router_by_linear",
+        (e.SCORES, "scores = nn.functional.linear(tokens.float(), self.weight.float()).sigmoid()")),
     deepseek_v3("group_mask_by_comparison", (WITHIN,
         "        groups = torch.arange(self.groups, device=best.device)\n"
         "        inside = (best[..., None] == groups).any(1)\n"

@@ -25,7 +25,8 @@ ROUTER: tuple[Mutant, ...] = (
     new("softmax_over_the_chosen", "router-norm-topk", e.ROUTED,
         (SOFTMAX, "shares = self.router(tokens).float()"),
         (TOP, f"{TOP}\n        shares = shares.softmax(-1)"), config=NOT_NORMALISED),
-    new("softmax_of_the_shares", "router-norm-topk", e.ROUTED, (NORMALISED, "            shares = shares.softmax(-1)\n")),
+    new("softmax_of_the_shares", "router-norm-topk", e.ROUTED, (NORMALISED,
+        "            shares = shares.softmax(-1)\n")),
     new("norm_topk_prob_read_wrongly", "router-norm-topk", e.ROUTED,
         ('hf.get("norm_topk_prob", False)', 'hf.get("normalize_topk_prob", False)')),
     new("sigmoid", "router-norm-topk", e.ROUTED, (SOFTMAX, "shares = torch.sigmoid(self.router(tokens).float())")),
@@ -37,7 +38,8 @@ ROUTER: tuple[Mutant, ...] = (
 )  # fmt: skip
 
 COMBINING = (
-    new("shares_on_the_input", "moe-combine", e.COMBINED, (WEIGHED, "expert(tokens[rows] * shares[rows, places, None])")),
+    new("shares_on_the_input", "moe-combine", e.COMBINED, (WEIGHED,
+        "expert(tokens[rows] * shares[rows, places, None])")),
     new("shares_forgotten", "moe-combine", e.COMBINED, (WEIGHED, "expert(tokens[rows])")),
     new("shares_of_the_first_place", "moe-combine", e.COMBINED, (WEIGHED, WEIGHED.replace("places", "0"))),
     new("last_expert_left_out", "moe-combine", e.COMBINED, e.ONE_LEFT_OUT),

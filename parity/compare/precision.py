@@ -114,7 +114,7 @@ def measure(pair: Pair, sides: Sides, measured: Forward, dtype: torch.dtype) -> 
     shape = pair.input_ids.shape
 
     def sift(end: Endpoint) -> _Sift:
-        return _Sift(shape, own.choices.near_ties(*shape, end))
+        return _Sift(shape, own.choices.near_ties(shape[0], shape[1], end))
 
     ends = sorted(by_end, key=reference.event)
     found = [_accuracy(end, by_end[end], port, reference, truth, sift(end)) for end in ends]

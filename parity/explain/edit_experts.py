@@ -101,7 +101,7 @@ def _is_sum_of(context: Context, divisor: object, shares: Ref) -> bool:
             return False
         made = context.producer(divisor)
         if made.name == "sum":
-            return made.arguments[0] == shares
+            return bool(made.arguments[0] == shares)
         divisor = made.arguments[0] if made.arguments else None
     return False
 
@@ -119,7 +119,7 @@ def _divided(context: Context, step: Step) -> bool:
 
 
 def _shares_changed(context: Context, step: Step) -> Iterator[Mutation]:
-    """Shares of the chosen brought to a sum of one where they are not to be, or put through what scores went through."""
+    """Shares of the chosen brought to a sum of one, or put through a softmax, where they are not to be."""
     users = {context.tape.steps[number].name for number in context.users.get(step.refs[0], ())}
     if users & {*_DIVIDING, "sum"}:
         return
@@ -194,7 +194,9 @@ def _shares_elsewhere(context: Context, turns: Sequence[_Turn]) -> Iterator[Muta
     forgotten: dict[int, Edit] = {}
     first_place: dict[int, Edit] = {}
     for turn in whole:
-        assert turn.share is not None and turn.made is not None and turn.given is not None
+        assert turn.share is not None
+        assert turn.made is not None
+        assert turn.given is not None
         taken = context.producer(turn.share)
 
         def weighed(playing: Playing, step: Step, taken: Step = taken) -> tuple[Tensor, ...]:

@@ -168,7 +168,8 @@ def _parts_of_other_sizes(step: Step) -> Iterator[Mutation]:
             value: Tensor = playing.given(step)[0][0].movedim(axis, 2)
             heads, flat = value.shape[2], value.flatten(2)
             widths = [heads * part.shape[-1] for part in step.values]
-            return tuple(part.unflatten(-1, (heads, -1)).movedim(2, axis) for part in flat.split(widths, dim=-1))
+            parts = torch.split(flat, widths, dim=-1)
+            return tuple(part.reshape(*part.shape[:-1], heads, -1).movedim(2, axis) for part in parts)
 
         text = "behaves as if all heads had their first part before any had its second"
         name = f"{step.name} part after part {axis}"

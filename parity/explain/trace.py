@@ -201,7 +201,7 @@ class Recorder:
         size, stride, offset = self.spans[tensor.untyped_storage().data_ptr()]
         if size == tuple(tensor.shape) or not tensor.is_contiguous():
             return {}
-        return {"span": (size, stride, offset - tensor.storage_offset())}
+        return {"span": (size, stride, offset - int(tensor.storage_offset()))}
 
     def add(
         self,
@@ -313,7 +313,7 @@ class _Tracer(TorchFunctionMode):
         ref = self.recorder.add(name, call, arguments, keywords, tensors, spec, frames, scope=scope)
         if written is not None:
             self.recorder.changed[storage] = ref, self.recorder.version(written)
-            span = tuple(written.shape), tuple(written.stride()), written.storage_offset()
+            span = tuple(written.shape), tuple(written.stride()), int(written.storage_offset())
             self.recorder.spans[storage] = span
 
 
