@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 _TOLERANCE = 1e-9
-_SHORTEST = 3  # vectors with fewer elements have moments too alike to tell apart
+SHORTEST = 3  # vectors with fewer elements have moments too alike to tell apart
 _NEAR = 4  # entries to either side that tell which of several equal ones is meant
 _OFFSETS = (0.0, -1.0, 1.0)  # a norm's +1 may be folded into its weight, or taken out of it
 
@@ -91,7 +91,7 @@ class Index:
     def _find_vector(self, value: Tensor) -> tuple[Holding, ...]:
         table = self._table(value.shape[0])
         for offset in _OFFSETS:
-            found = table.look_up(_moments(value[None] + offset)) if value.shape[0] >= _SHORTEST else []
+            found = table.look_up(_moments(value[None] + offset)) if value.shape[0] >= SHORTEST else []
             for name, _, _, _ in found:
                 tensor = self._tensors[name]
                 if tensor.ndim == 1:
@@ -117,13 +117,13 @@ class Index:
         return tuple(
             _partial_vector(name, self._tensors[name], pairs)
             for name, pairs in grouped.items()  # a chance hit or two is no lineage, nor is one value many times
-            if len({entry for entry, _ in pairs}) >= min(_SHORTEST, self._tensors[name].shape[0])
+            if len({entry for entry, _ in pairs}) >= min(SHORTEST, self._tensors[name].shape[0])
         )
 
     def _find_matrix(self, value: Tensor, direction: int) -> tuple[Holding, ...]:
         """Match the vectors of `value` that run along `direction`."""
         rows = value if direction == 1 else value.T
-        if rows.shape[1] < _SHORTEST:
+        if rows.shape[1] < SHORTEST:
             return ()
         grouped: dict[tuple[str, int], list[tuple[int, int]]] = {}
         for name, axis, entry, place in self._table(rows.shape[1]).look_up(_moments(rows)):

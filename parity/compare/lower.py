@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from parity.compare.lineage import Index
+from parity.compare.lineage import SHORTEST, Index
 from parity.compare.loading import Loading
 from parity.compare.sides import parameters
 from parity.pair.pair import Pair
@@ -24,12 +24,13 @@ def lower(pair: Pair, loading: Loading) -> None:
         return
     stored = Tensors(pair.checkpoint, promoted=False)
     model = pair.port_model.model
+    saved = model.state_dict().keys() - set(loading.untouched)  # too short ones do not show what they hold
     own = {id(parameter) for parameter in model.parameters()}
     for name, tensor in parameters(model).items():
         held = loading.held.get(name, ())
         if held:
             _cast(tensor, _widest(stored[each].dtype for each in held))
-        elif id(tensor) in own:
+        elif id(tensor) in own or (tensor.numel() < SHORTEST and name in saved):
             _cast(tensor, pair.dtype)
 
 

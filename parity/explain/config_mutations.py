@@ -349,6 +349,8 @@ def _other_tables(rope: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], 
     if rope.get("rope_type", "default") == "default":
         yield {**rope, "rope_type": "linear", "factor": _FACTOR}, "rope-scaling-details"
     else:
-        yield {**kept, "rope_type": "default"}, "rope-scaling-dropped"
+        stretches = isinstance(rope.get("factor"), int | float) and rope["factor"] != 1
+        partial = not stretches and rope.get("partial_rotary_factor", 1) != 1
+        yield {**kept, "rope_type": "default"}, "partial-rotary" if partial else "rope-scaling-dropped"
         if isinstance(rope.get("factor"), int | float):
             yield {**kept, "rope_type": "linear", "factor": rope["factor"]}, "rope-scaling-details"

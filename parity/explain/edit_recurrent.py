@@ -25,6 +25,8 @@ def propose(context: Context, step: Step) -> Iterator[Mutation]:
         yield from _convolution(context, step)
     if context.place(step).role == Role.recurrent and step.name in _ONE_TO_ONE:
         yield from _one_to_one(context, step)
+    if context.place(step).role == Role.recurrent and step.name == "mul":
+        yield from _scaled_too(context, step)
     if context.place(step).role == Role.gated_norm and step.name == "mean":
         yield from _other_groups(context, step)
 
@@ -107,6 +109,20 @@ def _one_to_one(context: Context, step: Step) -> Iterator[Mutation]:
         return
     yield mutation_of(context, step, f"{last} twice", f"{last} were applied twice", twice, 1.0, cause)
     yield mutation_of(context, step, f"{last} doubled", f"what {last} gives were doubled", doubled, 1.05, cause)
+
+
+def _scaled_too(context: Context, step: Step) -> Iterator[Mutation]:
+    """What is scaled to length one, scaled by its width as well."""
+    made = [context.maker(ref).name for ref in step.inputs]
+    if "rsqrt" not in made or len(made) != 2:
+        return
+
+    def scaled(playing: Playing, step: Step) -> Tensor:
+        arguments, keywords = playing.given(step)
+        return playing.compute(step, *arguments, **keywords)[0] * step.values[0].shape[-1] ** -0.5
+
+    text = "what has length one were divided by the root of its width as well"
+    yield mutation_of(context, step, "scaled as well", text, scaled, 1.0, "ssm-delta-math")
 
 
 def _other_groups(context: Context, step: Step) -> Iterator[Mutation]:
