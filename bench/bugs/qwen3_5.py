@@ -143,7 +143,7 @@ LAYERS = (
         config=EXPERTS),
     new("shared_expert_gate_without_sigmoid", "moe-combine", (MLP, "model.layers.*.mlp.shared_expert_gate"),
         ("torch.sigmoid(self.shared_expert_gate(tokens))", "self.shared_expert_gate(tokens)"), config=EXPERTS),
-    new("shared_expert_forgotten", "moe-combine", (MLP, "model.layers.*.mlp.shared_expert"),
+    new("shared_expert_forgotten", "moe-combine", (MLP, "model.layers.*.mlp.shared_expert*"),
         ("        mixed = mixed + torch.sigmoid(self.shared_expert_gate(tokens)) * self.shared_expert(tokens)\n", ""),
         consumer="return mixed.view_as(x)", config=EXPERTS),
     new("shares_not_renormalised", "router-norm-topk", ROUTER,

@@ -40,7 +40,9 @@ def rope_variants(reference: Reference, model: nn.Module, context: Context) -> t
             was, value = (float(each) if isinstance(each, int | float) else None for each in (change.was, change.value))
             weight, site = _weight(change), _written(context, min(edits))
             found.append(
-                Mutation(_cause(change), change.name, change.text, edits, site, weight, number=was, instead=value)
+                Mutation(
+                    _cause(change, context), change.name, change.text, edits, site, weight, number=was, instead=value
+                )
             )
     return tuple(found)
 
@@ -50,9 +52,18 @@ def _weight(change: ConfigMutation) -> float:
     return 0.9 if isinstance(change.value, int | float | str) else 0.92
 
 
-def _cause(change: ConfigMutation) -> str:
+def _cause(change: ConfigMutation, context: Context) -> str:
     """A factor of one is no scaling at all."""
-    return "rope-scaling-dropped" if change.field.endswith("factor") and change.value == 1 else change.cause
+    last = change.field.rpartition(".")[2]
+    if last == "rope_type" and change.value == "default" and _turns_a_part(change.field, context.numbers):
+        return "partial-rotary"
+    return "rope-scaling-dropped" if last == "factor" and change.value == 1 else change.cause
+
+
+def _turns_a_part(field: str, numbers: Mapping[str, float]) -> bool:
+    """Whether the type of a rope says that a part of each head turns, and nothing of a stretch."""
+    inside = field.removesuffix("rope_type")
+    return numbers.get(f"{inside}factor", 1) == 1 != numbers.get(f"{inside}partial_rotary_factor", 1)
 
 
 def _tables(model: nn.Module, name: str) -> dict[str, Tensor]:

@@ -68,6 +68,22 @@ def layer_norm(context: Context, step: Step) -> Iterator[Mutation]:
         yield mutation_of(context, step, name, f"the norm: {name}", partial(change, norm=norm), 1.0, cause)
 
 
+def _of_each_head(context: Context, step: Step) -> Iterator[Mutation]:
+    """A norm over all heads, taken over each by itself."""
+    width = context.tape.value(step.arguments[0]).shape[-1]
+    numbers = {int(number) for name, number in context.numbers.items() if "head" in name and number == int(number)}
+    sizes = numbers | {width // number for number in numbers if number > 1 and width % number == 0}
+    for size in sorted(size for size in sizes if 1 < size < width and width % size == 0):
+
+        def narrow(playing: Playing, step: Step, size: int = size) -> Tensor:
+            given: Tensor = playing.given(step)[0][0]
+            heads = given.unflatten(-1, (-1, size))
+            return heads.mean(-1, keepdim=True).expand_as(heads).flatten(-2)
+
+        text = f"heads were normalised each by itself, {size} features, not together"
+        yield mutation_of(context, step, f"in heads of {size}", text, narrow, 1.0, "qknorm-missing-or-width")
+
+
 def eps_outside(context: Context) -> Change:
     """The eps added to the root, not under it."""
 
@@ -94,6 +110,9 @@ def mean(context: Context, step: Step) -> Iterator[Mutation]:
 
             text = "heads are normalised together, not each by itself"
             yield mutation_of(context, step, f"over axis {axis}", text, wide, 1.0, _of_width(context, step))
+
+    if value.ndim == 3 and context.place(step).role == Role.qk_norm:
+        yield from _of_each_head(context, step)
 
     def total(playing: Playing, step: Step) -> Tensor:
         arguments, keywords = playing.given(step)

@@ -11,6 +11,7 @@ from parity.explain.play import Edit, Playing
 from parity.explain.roles import _FUNCTIONS, Role
 from parity.explain.trace import Ref, Step
 
+_FEWEST = 4  # pairs of features of which a part is worth trying
 Rotate = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -52,6 +53,24 @@ def propose(context: Context, region: Region) -> Iterator[Mutation]:
 def _rotates(region: Region) -> bool:
     """Whether a function's name says that it rotates."""
     return any(role == Role.rope and pattern.search(region.name) for pattern, role in _FUNCTIONS)
+
+
+def standing(context: Context, step: Step) -> Iterator[Mutation]:
+    """The slow pairs of a table of frequencies stand still: a part of each head is rotated, as if all of it were."""
+    value = step.values[0]
+    if value.ndim != 1 or not value.is_floating_point() or "div" not in step.name or value.shape[0] < _FEWEST:
+        return
+    shares = {number for name, number in context.numbers.items() if "partial" in name and 0 < number < 1}
+    for share in sorted(shares | {0.25, 0.5, 0.75}):
+
+        def edit(playing: Playing, step: Step, share: float = share) -> tuple[Tensor, ...]:
+            arguments, keywords = playing.given(step)
+            table = playing.compute(step, *arguments, **keywords)[0].clone()
+            table[int(share * table.shape[0]) :] = 0
+            return (table,)
+
+        text = f"behaves as if only {share:g} of the pairs of features were rotated"
+        yield Mutation("partial-rotary", f"{step.name} to {share:g}", text, {step.number: edit}, step.number)
 
 
 def rotations(context: Context) -> Iterator[tuple[Region, dict[Ref, Ref]]]:

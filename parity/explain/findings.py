@@ -185,8 +185,21 @@ def _blamed(sides: Sides, measured: Forward, endpoint: Endpoint, inner: Endpoint
         return endpoint.module, ports[0]
     if _meant_for(sides, measured, endpoint):
         return endpoint.module, ports[0]  # the wrong module is called here, rather than a right one given a wrong value
-    place = around(reference, endpoint)
+    place = _given_right(reference, measured, endpoint) or around(reference, endpoint)
     return place, partners.get(place) or module_of(ports[0]) or ports[0]
+
+
+def _given_right(reference: Side, measured: Forward, endpoint: Endpoint) -> str:
+    """The module around an input that is given the same value, and by the port the right one; empty if there is none."""
+    value = reference.trace.at(endpoint)
+    for outer in parents(endpoint.module):
+        given = endpoint._replace(module=outer)
+        own = reference.trace.at(given)
+        if not value or not own or not identical(own[0], value[0]):
+            return ""
+        if measured.isolated.errors.get(given, 1.0) <= PROMOTED_NOISE:
+            return outer
+    return ""
 
 
 def _title(sides: Sides, measured: Forward, endpoint: Endpoint, inner: Endpoint | None, theirs: str) -> str:

@@ -290,6 +290,8 @@ def propose(context: Context, numbers: Sequence[int]) -> Iterator[Mutation]:
             yield from edit_experts.of_router(context, step)
             yield from edit_experts.of_sum(context, step)
             yield from edit_recurrent.propose(context, step)
+            if context.place(step).role == Role.frequencies:
+                yield from edit_rope.standing(context, step)
     yield from edit_wiring.propose(context, numbers)
     yield from edit_rope.before_norms(context, wanted)
     yield from edit_calls.sums_before_norms(context, wanted)
