@@ -126,9 +126,49 @@ LEARNED_POSITIONS: tuple[Mutant, ...] = (
     ),
 )
 
+
+def _remembering(port: str) -> tuple[Mutant, ...]:
+    """What layers with a state keep from call to call."""
+    new = partial(bug, port)
+    kept = "self.inputs = inputs[:, :, inputs.shape[2] - self.keep :]"
+    before = "before = inputs.new_zeros(*inputs.shape[:2], self.keep) if self.inputs is None else self.inputs"
+    return (
+        new("convolution_begins_anew", "ssm-state", STATES, (before, before.partition(" if ")[0])),
+        new(
+            "convolution_keeps_one_too_old",
+            "ssm-state",
+            STATES,
+            (kept, "self.inputs = functional.pad(inputs, (1, -1))[:, :, inputs.shape[2] - self.keep :]"),
+        ),
+        new(
+            "convolution_window_never_moves",
+            "ssm-state",
+            STATES,
+            (kept, f"if self.inputs is None:\n            {kept}"),
+        ),
+    )
+
+
+STATES = ("model.layers.*", *MASKS)
+qwen3_5, nemotron_h = partial(bug, "qwen3_5"), partial(bug, "nemotron_h")
+
+STATEFUL: tuple[Mutant, ...] = (
+    *(mutant for port in ("qwen3_5", "nemotron_h") for mutant in _remembering(port)),
+    qwen3_5("state_begins_anew", "ssm-state", STATES,
+            (" if cache.state is None else cache.state\n        q = normalise", "\n        q = normalise")),
+    qwen3_5("state_holds_padding", "ssm-state", STATES,
+            ("        x = x.masked_fill(~real[..., None], 0.0)\n", ""), also=("attention-mask",),
+            consumer="qkv = functional.silu(self.conv("),
+    nemotron_h("state_begins_anew", "ssm-state", STATES,
+               ("value.new_zeros(shape) if cache.state is None else cache.state", "value.new_zeros(shape)")),
+    nemotron_h("state_holds_padding", "ssm-state", STATES,
+               ("padding = ~real[..., None]", "padding = torch.zeros_like(real[..., None])"), also=("attention-mask",)),
+)  # fmt: skip
+
 DECODING: tuple[Mutant, ...] = (
     *(mutant for port in ("gemma3", "llama3", "qwen3") for mutant in _turning(port)),
     *(mutant for port in ("gemma3", "llama3", "qwen3", "gpt2") for mutant in _masking(port)),
     *SLIDING,
+    *STATEFUL,
     *LEARNED_POSITIONS,
 )

@@ -46,7 +46,8 @@ def _dropped(context: Context, module: str, given: Ref, output: Ref, role: Role)
     last = module.rpartition(".")[2]
     cause = {
         Role.final_norm: "final-norm", Role.qk_norm: "qknorm-missing-or-width", Role.activation: "activation",
-        Role.norm: "residual-topology", Role.gated_norm: "ssm-gated-norm", Role.mlp: "residual-topology", Role.attention: "residual-topology",
+        Role.norm: "residual-topology", Role.gated_norm: "ssm-gated-norm", Role.mlp: "residual-topology",
+        Role.attention: "residual-topology",
     }.get(role, "layer-wiring")  # fmt: skip
     last = "q/k norm" if role == Role.qk_norm else last
     edit = _here(lambda playing, step: playing.value(given, step))

@@ -190,7 +190,7 @@ def _cut_in_another_order(step: Step, cause: str) -> Iterator[Mutation]:
             value: Tensor = playing.given(step)[0][0]
             if value.shape[-1] != sum(widths):
                 raise ValueError("not cut along the features")
-            parts = dict(zip(order, value.split([widths[place] for place in order], -1), strict=True))
+            parts = dict(zip(order, torch.split(value, [widths[place] for place in order], -1), strict=True))
             return tuple(parts.get(place, own) for place, own in enumerate(step.values))
 
         told = ", ".join(str(places.index(place)) for place in order)

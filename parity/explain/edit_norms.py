@@ -77,8 +77,9 @@ def _of_each_head(context: Context, step: Step) -> Iterator[Mutation]:
 
         def narrow(playing: Playing, step: Step, size: int = size) -> Tensor:
             given: Tensor = playing.given(step)[0][0]
-            heads = given.unflatten(-1, (-1, size))
-            return heads.mean(-1, keepdim=True).expand_as(heads).flatten(-2)
+            heads = given.reshape(*given.shape[:-1], -1, size)
+            result: Tensor = heads.mean(-1, keepdim=True).expand_as(heads).flatten(-2)
+            return result
 
         text = f"heads were normalised each by itself, {size} features, not together"
         yield mutation_of(context, step, f"in heads of {size}", text, narrow, 1.0, "qknorm-missing-or-width")

@@ -1,4 +1,4 @@
-"""Mutations of layers that keep a state: their convolution, how steps and decays are made, and the gated norm behind."""
+"""Mutations of layers that keep a state: their convolution, how steps and decays are made, the gated norm behind."""
 
 from collections.abc import Callable, Iterator
 
@@ -119,7 +119,8 @@ def _scaled_too(context: Context, step: Step) -> Iterator[Mutation]:
 
     def scaled(playing: Playing, step: Step) -> Tensor:
         arguments, keywords = playing.given(step)
-        return playing.compute(step, *arguments, **keywords)[0] * step.values[0].shape[-1] ** -0.5
+        result: Tensor = playing.compute(step, *arguments, **keywords)[0] * float(step.values[0].shape[-1]) ** -0.5
+        return result
 
     text = "what has length one were divided by the root of its width as well"
     yield mutation_of(context, step, "scaled as well", text, scaled, 1.0, "ssm-delta-math")
@@ -148,8 +149,9 @@ def _other_groups(context: Context, step: Step) -> Iterator[Mutation]:
 
         def narrow(playing: Playing, step: Step, part: int = part) -> Tensor:
             value: Tensor = playing.given(step)[0][0]
-            groups = value.unflatten(-1, (-1, part))
-            return groups.mean(-1, keepdim=True).expand_as(groups).flatten(-2)
+            groups = value.reshape(*value.shape[:-1], -1, part)
+            result: Tensor = groups.mean(-1, keepdim=True).expand_as(groups).flatten(-2)
+            return result
 
         text = f"the gated norm ran over groups of {part}, not of {size}"
         yield mutation_of(context, step, f"in groups of {part}", text, narrow, 1.0, "ssm-gated-norm")

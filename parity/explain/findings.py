@@ -190,7 +190,7 @@ def _blamed(sides: Sides, measured: Forward, endpoint: Endpoint, inner: Endpoint
 
 
 def _given_right(reference: Side, measured: Forward, endpoint: Endpoint) -> str:
-    """The module around an input that is given the same value, and by the port the right one; empty if there is none."""
+    """The module around an input that is given the same value, by the port the right one; empty if there is none."""
     value = reference.trace.at(endpoint)
     for outer in parents(endpoint.module):
         given = endpoint._replace(module=outer)
