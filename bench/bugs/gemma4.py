@@ -101,6 +101,9 @@ ROPE = (
 
 LAYERS = (
     new("scalar_forgotten", "scalar-multipliers", LAYER, ("return x * self.scalar", "return x")),
+    new("scalar_twice", "scalar-multipliers", LAYER,
+        ("return x * self.scalar", "return x * self.scalar * self.scalar")),
+    new("scalar_divides", "scalar-multipliers", LAYER, ("return x * self.scalar", "return x / self.scalar")),
     new("scalar_of_the_last_part_only", "scalar-multipliers", LAYER,
         ("x = x + self.post_mlp_norm(mixed)", "x = x + self.post_mlp_norm(mixed) * self.scalar"),
         ("return x * self.scalar", "return x"), also=("residual-topology",)),
