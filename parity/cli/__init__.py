@@ -15,6 +15,7 @@ import typer
 
 from parity import __version__
 from parity.cli.audit import audit
+from parity.cli.card import card
 from parity.cli.check import check
 from parity.cli.explain import explain
 from parity.cli.gate import gate
@@ -24,7 +25,7 @@ from parity.cli.ports import ports
 from parity.cli.report import report
 from parity.cli.source import source
 from parity.errors import ParityError
-from parity.report.formats import AUDIT, CHECK, GENERATION
+from parity.report.formats import AUDIT, CARD, CHECK, GENERATION
 
 app = typer.Typer(
     name="parity",
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-COMMANDS = (check, gate, audit, source, generate, report, explain, ports)
+COMMANDS = (check, gate, audit, source, generate, report, explain, ports, card)
 for _command in COMMANDS:
     app.command()(_command)
 
@@ -55,8 +56,12 @@ _SETTINGS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "format": ((str, list), "form"),
     "all": (bool, "every"),
 }
-_NOT_OF = {"audit": {"small_config"}, "gate": {"small_config"}}  # always on the small config, unless told otherwise
-_FORMATS: dict[str, Iterable[str]] = {"audit": AUDIT, "generate": GENERATION}
+_NOT_OF = {
+    "audit": {"small_config"},
+    "gate": {"small_config"},
+    "card": {"config", "dtype"},
+}  # always on the small config, unless told otherwise
+_FORMATS: dict[str, Iterable[str]] = {"audit": AUDIT, "generate": GENERATION, "card": CARD}
 
 
 @app.callback()

@@ -123,6 +123,15 @@ def audit(pair: Pair, full: Mapping[str, Any] | None = None, progress: Progress 
     )
 
 
+@torch.no_grad()
+def audited_fields(
+    pair: Pair, full: Mapping[str, Any], progress: Progress = lambda _: None
+) -> tuple[AuditedField, ...]:
+    """The fields alone, in a fraction of the time; arguments and errors are those of `audit`."""
+    values = list(_values(_Grounds(pair, full), progress))
+    return tuple(_field(name, values) for name in configs.fields(pair.reference.settings))
+
+
 def _values(grounds: _Grounds, progress: Progress) -> Iterator[_Value]:
     """Other values for every field, one after the other."""
     for mutation in grounds.own.values.values():

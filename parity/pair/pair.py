@@ -243,6 +243,25 @@ def _reason(error: ParityError) -> str:
     return re.sub(r"\s*\([^()]*, line \d+: .*\)$", "", error.problem)
 
 
+def config_of(source: str) -> Mapping[str, Any]:
+    """The parsed config.json that a path, a directory or a Hub id stands for.
+
+    Raises:
+        ParityError: there is none, or it is not a JSON object.
+    """
+    path = Path(source)
+    return _parse(path if path.is_file() or path.suffix == ".json" else _reference_config(source))
+
+
+def config_of_port(port: Port) -> tuple[str, Mapping[str, Any]]:
+    """The built-in config of a port's first model type: its file's name, and parsed.
+
+    Raises:
+        ParityError: none comes with Parity.
+    """
+    return _read_config(port, None, None)
+
+
 def _read_config(port: Port, config: Path | None, reference: str | None) -> tuple[str, Mapping[str, Any]]:
     if config is not None:
         return str(config), _parse(config)

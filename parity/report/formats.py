@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from parity.card_records import Card
 from parity.gate_records import Gate
 from parity.generation_records import Generation
 from parity.records import Audit, Report
@@ -115,6 +116,36 @@ def _gate_html(gate: Gate) -> str:
     return render(gate)
 
 
+def _card_text(card: Card) -> str:
+    from parity.report.card_text import render
+
+    return "".join(f"{line.plain}\n" for line in render(card))
+
+
+def _card_json(card: Card) -> str:
+    from parity.report.card_json import render
+
+    return render(card)
+
+
+def _card_markdown(card: Card) -> str:
+    from parity.report.card_markdown import render
+
+    return render(card)
+
+
+def _card_html(card: Card) -> str:
+    from parity.report.card_html import render
+
+    return render(card)
+
+
+def _card_svg(card: Card) -> str:
+    from parity.report.card_chart import render
+
+    return render(card)
+
+
 CHECK: Mapping[str, Callable[[Report], str]] = {
     "text": _check_text,
     "json": _check_json,
@@ -137,4 +168,11 @@ GATE: Mapping[str, Callable[[Gate], str]] = {
     "github": _gate_github,
     "markdown": _gate_markdown,
     "html": _gate_html,
+}
+CARD: Mapping[str, Callable[[Card], str]] = {
+    "text": _card_text,
+    "json": _card_json,
+    "markdown": _card_markdown,
+    "html": _card_html,
+    "svg": _card_svg,
 }

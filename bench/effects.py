@@ -1,0 +1,56 @@
+"""Audit the fields of the configs that come with Parity, and write which have no effect.
+
+python -m bench.effects --write fixtures/effects.json
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+
+from parity.card.target import find
+from parity.explain.audit import audited_fields
+from parity.pair import pair as pairs
+from parity.pair import reference as references
+
+CONFIGS = Path(__file__).parents[1] / "fixtures" / "configs"
+
+
+def main() -> None:
+    """Audit and write; a word on each config, so that one can follow."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--write", type=Path, metavar="FILE", help="Where the result goes.")
+    parser.add_argument("--configs", nargs="*", metavar="NAME", help="Configs; by default all that have a port.")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    audits = {}
+    for name in options.configs or sorted(path.stem for path in CONFIGS.glob("*.json")):
+        port = find(name).port
+        if port is not None:
+            audits[name] = fields(port, CONFIGS / f"{name}.json")
+            print(f"{name}: {len(audits[name]['no_effect'])} fields without effect", flush=True)
+    if options.write:
+        told = {"transformers": references.VERSION, "configs": audits}
+        options.write.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def fields(port: str, config: Path) -> dict[str, object]:
+    """The class of a config's reference, and its fields by whether they change the function."""
+    with tempfile.TemporaryDirectory() as directory:
+        pair = pairs.make(port, config, None, True, 0, Path(directory))
+        full, _ = pairs.find_reference(pair.port, config, None)
+        try:
+            found = audited_fields(pair, full.settings)
+        except RuntimeError:  # a class that does not run on heads as wide as the full-size config's
+            found = audited_fields(pair, {})
+    return {
+        "class": pair.reference.class_name,
+        "effect": [each.name for each in found if each.verdict in ("seen", "blind")],
+        "no_effect": [each.name for each in found if each.verdict == "no_effect"],
+    }
+
+
+if __name__ == "__main__":
+    main()

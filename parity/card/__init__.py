@@ -1,0 +1,1 @@
+"""What a config says: facts, memory, differences."""
