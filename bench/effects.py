@@ -12,8 +12,11 @@ import torch
 
 from parity.card.target import find
 from parity.explain.audit import audited_fields
+from parity.explain.config_mutations import config_mutations
 from parity.pair import pair as pairs
 from parity.pair import reference as references
+from parity.pair.mapped import without_memory
+from parity.pair.reference import Reference
 
 CONFIGS = Path(__file__).parents[1] / "fixtures" / "configs"
 
@@ -45,11 +48,27 @@ def fields(port: str, config: Path) -> dict[str, object]:
             found = audited_fields(pair, full.settings)
         except RuntimeError:  # a class that does not run on heads as wide as the full-size config's
             found = audited_fields(pair, {})
+    shows = [each.name for each in found if each.verdict == "no_effect" and rotates(full, each.name)]
     return {
         "class": pair.reference.class_name,
-        "effect": [each.name for each in found if each.verdict in ("seen", "blind")],
-        "no_effect": [each.name for each in found if each.verdict == "no_effect"],
+        "effect": [*(each.name for each in found if each.verdict in ("seen", "blind")), *shows],
+        "no_effect": [each.name for each in found if each.verdict == "no_effect" and each.name not in shows],
     }
+
+
+def rotates(reference: Reference, name: str) -> bool:
+    """Whether a field of rope acts on heads of their full width, where it has no effect on narrow ones."""
+    if not name.startswith("rope_parameters."):
+        return False
+    was = tables(reference)
+    others = [each for each in config_mutations(reference) if each.field == name]
+    return any(tables(references.describe(each.config)) != was for each in others)
+
+
+def tables(reference: Reference) -> dict[str, list[float]]:
+    """Buffers of the full-size reference, which is built without weights."""
+    model = references.build(reference, False, without_memory())
+    return {name: each.flatten().tolist() for name, each in model.named_buffers() if not each.is_meta}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 from parity.card.meaning import phrase
 from parity.card_records import Effect, FieldFact
+from parity.errors import ParityError
 from parity.explain.config_mutations import fields, silent, written
 from parity.names import fold, template
 from parity.packages import FIXTURES
@@ -17,13 +18,13 @@ from parity.pair import reference as references
 from parity.pair.reference import Reference
 
 _FILE = "effects.json"
-_LONGEST = 60  # letters of a value
+_LONGEST = 44  # letters of a value
 
 # What says which tensors there are, and how large: no audit has to try another value to know that it acts.
 _SHAPING = re.compile(
-    r"layers?$|layer_types$|layers_block_type$|_pattern$|^per_layer_config|_size(_per_layer_input)?$|_dim$|_heads?$"
-    r"|experts|_rank$|^enable_|freq$"
+    r"(hidden|shared)_layers$|^(mlp_)?layer_types$|layers_block_type$|^per_layer_config|_size_per_layer_input$|^enable_moe"
 )
+_CODE = "auto_map"  # names Python code of the checkpoint
 
 
 @cache
@@ -48,11 +49,58 @@ def told(settings: Mapping[str, Any], reference: Reference | None) -> Iterator[F
         reference: whose fields they are; None if nobody knows the architecture, and then nobody knows what acts.
     """
     audited = None if reference is None else _audited(reference)
+    renamed = {} if reference is None or audited is None else _renamed(reference, audited)
     kinds: dict[tuple[str, str, Effect], list[str]] = {}
     for name, value in fields(settings).items():
         kinds.setdefault((template(name), _short(value), _effect(name, value, audited)), []).append(name)
-    found = [FieldFact(fold(names)[0], value, effect, phrase(kind)) for (kind, value, effect), names in kinds.items()]
+    found = [
+        FieldFact(fold(names)[0], value, "acts" if kind in renamed else effect, _phrase(kind, renamed.get(kind)))
+        for (kind, value, effect), names in kinds.items()
+    ]
+    given = {} if reference is None else reference.config
+    found += [
+        FieldFact(name, _short(given[name]), "acts", _phrase(name, others))
+        for name, others in renamed.items()
+        if name not in settings
+    ]
     yield from sorted(found, key=lambda each: each.effect == "silent")
+
+
+def _phrase(name: str, others: Sequence[str] | None) -> str:
+    return "; ".join(filter(None, [phrase(name), f"read as {', '.join(others)}" if others else ""]))
+
+
+def _renamed(reference: Reference, audited: _Audited) -> dict[str, list[str]]:
+    """Fields of config.json that act through others, which the class makes of them: with these."""
+    acting = {name.partition(".")[0] for name in audited.acts} | {
+        name for name, value in reference.settings.items() if _effect(name, value, audited) == "acts"
+    }
+    found = {}
+    for name, value in reference.config.items():
+        if silent(name) or name in acting:
+            continue
+        without = {each: other for each, other in reference.config.items() if each != name}
+        for changed in (without, {**without, name: _other(value)}):
+            others = [each for each in _moved(reference, changed) if each != name and each in acting]
+            if others:
+                found[name] = others
+                break
+    return found
+
+
+def _moved(reference: Reference, config: Mapping[str, Any]) -> list[str]:
+    """Fields that the class reads otherwise from a changed config; none if it does not take that."""
+    try:
+        settings = references.describe(config).settings
+    except ParityError:
+        return []
+    return [name for name, value in settings.items() if value != reference.settings.get(name)]
+
+
+def _other(value: Any) -> Any:
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, int) else value
 
 
 def _audited(reference: Reference) -> _Audited | None:
@@ -78,7 +126,7 @@ def _function(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _effect(name: str, value: Any, audited: _Audited | None) -> Effect:
-    if silent(name):
+    if silent(name) or name.startswith(_CODE):
         return "silent"
     if audited is not None and _in(name, audited.acts):
         return "acts"

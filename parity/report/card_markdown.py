@@ -27,14 +27,14 @@ def _blocks(card: Card) -> Iterator[str]:
         ),
     )
     yield f"## KV cache, in {card.memory.cache_dtype}\n"
-    yield table(words.KINDS_HEAD, (tuple(map(prose, row)) for row in words.kinds(card)), right=(1,))
+    yield _table(words.used(words.KINDS_HEAD, list(words.kinds(card)), (1,)))
     yield items(words.kept(card))
     yield "## Memory\n"
     yield table(("", ""), ((prose(label), prose(told)) for label, told in words.memory(card)))
     rows = ((words.tokens(length), words.size(sum(parts))) for length, parts in card.memory.points)
     yield table(("context", "cache"), rows, right=(0, 1))
     yield "## Parameters by formula\n"
-    yield table(words.PARTS_HEAD, (tuple(map(prose, row)) for row in words.parts(card)), right=(1, 2))
+    yield _table(words.used(words.PARTS_HEAD, list(words.parts(card)), (1, 2)))
     for title, fields in words.fields(card):
         yield f"## {title}\n"
         if fields[0].effect == "silent":
@@ -42,3 +42,7 @@ def _blocks(card: Card) -> Iterator[str]:
         else:
             each = ((cell(field.name), cell(field.value), prose(field.phrase)) for field in fields)
             yield table(("field", "value", "what it is"), each)
+
+
+def _table(found: words.Table) -> str:
+    return table(found.head, (tuple(map(prose, row)) for row in found.rows), right=found.right)

@@ -1,6 +1,7 @@
 """What every view of a card says in the same words: headings, sizes, rows of its tables."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from parity.card_records import BITS, CacheKind, Card, Fact, FieldFact
 from parity.names import ranges
@@ -16,6 +17,25 @@ EFFECTS = {
     "unknown": "Fields of which nobody knows whether they act",
     "silent": "Fields that say nothing of the function",
 }
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; `right`: columns of figures."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    right: tuple[int, ...]
+
+
+def used(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int]) -> Table:
+    """A table without columns that hold nothing."""
+    kept = [at for at in range(len(head)) if any(row[at] for row in rows)]
+    return Table(
+        tuple(head[at] for at in kept),
+        tuple(tuple(row[at] for at in kept) for row in rows),
+        tuple(new for new, at in enumerate(kept) if at in right),
+    )
 
 
 def size(count: int) -> str:
