@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 Effect = Literal["acts", "no_effect", "off", "silent", "unknown"]
 BITS = {
@@ -258,7 +258,11 @@ class Lines:
 
 @dataclass(frozen=True)
 class Difference:
-    """Two cards beside each other."""
+    """Two cards beside each other.
+
+    shared, different: facts. fields: those that act on a side and are not the same on both. modules: on one side only,
+    by what they do where that is known, else by name. lines: None where there are no two ports.
+    """
 
     left: Card
     right: Card
@@ -270,4 +274,3 @@ class Difference:
     causes: tuple[CauseBetween, ...]
     lines: Lines | None
     notes: tuple[str, ...] = ()
-    extra: Mapping[str, Any] = field(default_factory=dict)

@@ -1,6 +1,7 @@
 """`parity card`: the fact sheet of one architecture, from its config and its reference."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,28 @@ def card(
     Raises:
         ParityError: bad input; says what to do next.
     """
+    return gather(target, context, batch, dtype, weights_dtype, progress).card
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A card, and what it was made from; no reference and no structure if nobody knows the architecture."""
+
+    card: Card
+    reference: Reference | None
+    structure: Structure | None
+    fields: Fields
+
+
+def gather(
+    target: str | Path,
+    context: int | None = None,
+    batch: int = 1,
+    dtype: str = _DTYPE,
+    weights_dtype: str | None = None,
+    progress: Progress = lambda _: None,
+) -> Gathered:
+    """The card with what it was made from; arguments and errors are those of `card`."""
     for name in filter(None, (dtype, weights_dtype)):
         if name not in BITS:
             raise ParityError(f"there is no dtype {name!r} to count bytes in", f"Those are {', '.join(BITS)}.")
@@ -68,7 +91,7 @@ def card(
     longest = fields.number("context")
     if context is not None and longest is not None and context > longest:
         notes.append(f"{context:,} tokens are more than the {longest:,} that it is made for; computed all the same")
-    return Card(
+    made = Card(
         name=found.name,
         source=found.source,
         model_type=str(config.get("model_type")),
@@ -86,6 +109,7 @@ def card(
         modules={} if structure is None else parameters.modules(structure),
         port=found.port,
     )  # fmt: skip
+    return Gathered(made, reference, structure, fields)
 
 
 def _reference(config: Mapping[str, Any]) -> tuple[Reference | None, list[str]]:

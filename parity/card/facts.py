@@ -110,7 +110,7 @@ def _attention(fields: Fields, layers: Sequence[Layer], structure: Structure | N
         where = ranges(number for number, _ in windows)
         yield Fact("Attention", "window", f"{sizes} tokens in {len(windows)} of {len(layers)} layers ({where})")
     if structure is not None:
-        own = [norm for norm in structure.norms if norm.name.rpartition(".")[2] in _QK]
+        own = [norm for norm in structure.norms if norm.name.rpartition(".")[2] in _QK and _INDEXER not in norm.name]
         named = {norm.name.rpartition(".")[2]: 0 for norm in own}
         told = "; ".join(
             f"{name} over {_or(norm.width for norm in own if norm.name.endswith(name))} features" for name in named
@@ -130,6 +130,7 @@ def _or(values: Iterable[int]) -> str:
     return " or ".join(f"{value:,}" for value in dict.fromkeys(values))
 
 
+_INDEXER = "indexer"
 _QK = ("q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_layernorm", "key_layernorm")
 
 
@@ -189,9 +190,18 @@ def _norms(fields: Fields, structure: Structure | None) -> Iterator[Fact]:
     else:
         own = [norm for norm in structure.norms if norm.place]
         yield Fact("Norms", "norm", ", ".join(dict.fromkeys(map(_norm, own or structure.norms))) or "none")
-        places = dict.fromkeys(norm.place for norm in own)
+        places = dict.fromkeys(placed(norm) for norm in own)
         yield Fact("Norms", "placement", ", ".join(places) or UNKNOWN)
     yield Fact("Norms", "eps", None if eps is None else f"{eps:g}")
+
+
+_PARTS = {"self_attn": "attention", "attn": "attention", "linear_attn": "linear attention", "mlp": "feed-forward"}
+
+
+def placed(norm: Norm) -> str:
+    """Where a norm of a block stands, in words that do not hang on what the reference calls its modules."""
+    side, _, part = norm.place.partition(" ")
+    return f"{side} {_PARTS.get(part, part)}"
 
 
 def _norm(norm: Norm) -> str:
@@ -259,6 +269,9 @@ def _ends(names: Sequence[str]) -> list[str]:
 
 def _kept(kept: KVCache) -> Iterator[Fact]:
     yield Fact("KV cache", "bytes per token", f"{kept.per_token():,} ({kept.per_token() / 1024:,.4g} KiB)", "bfloat16")
+    indexer = kept.indexer_per_token()
+    if indexer:
+        yield Fact("KV cache", "indexer's keys", f"{indexer:,} ({indexer / 1024:,.4g} KiB) per token", "bfloat16")
     saturated = kept.per_token(saturated=True)
     if saturated != kept.per_token():
         yield Fact("KV cache", "past the window", f"{saturated:,} ({saturated / 1024:,.4g} KiB) per token", "bfloat16")

@@ -17,6 +17,7 @@ from parity import __version__
 from parity.cli.audit import audit
 from parity.cli.card import card
 from parity.cli.check import check
+from parity.cli.diff import diff
 from parity.cli.explain import explain
 from parity.cli.gate import gate
 from parity.cli.gate import settings as gate_settings
@@ -25,7 +26,7 @@ from parity.cli.ports import ports
 from parity.cli.report import report
 from parity.cli.source import source
 from parity.errors import ParityError
-from parity.report.formats import AUDIT, CARD, CHECK, GENERATION
+from parity.report.formats import AUDIT, CARD, CHECK, DIFFERENCE, GENERATION
 
 app = typer.Typer(
     name="parity",
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-COMMANDS = (check, gate, audit, source, generate, report, explain, ports, card)
+COMMANDS = (check, gate, audit, source, generate, report, explain, ports, card, diff)
 for _command in COMMANDS:
     app.command()(_command)
 
@@ -61,7 +62,7 @@ _NOT_OF = {
     "gate": {"small_config"},
     "card": {"config", "dtype"},
 }  # always on the small config, unless told otherwise
-_FORMATS: dict[str, Iterable[str]] = {"audit": AUDIT, "generate": GENERATION, "card": CARD}
+_FORMATS: dict[str, Iterable[str]] = {"audit": AUDIT, "generate": GENERATION, "card": CARD, "diff": DIFFERENCE}
 
 
 @app.callback()

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from math import ceil, floor, log2
 
+from markupsafe import Markup
+
 from parity.card_records import Card
 from parity.report import card_words as words
 
@@ -36,18 +38,32 @@ def render(card: Card) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{svg(card)}\n'
 
 
-def svg(card: Card) -> str:
+def svg(card: Card) -> Markup:
     """The chart as an element; nothing if nothing grows."""
-    lines = list(_lines(card))
-    contexts = [length for length, _ in card.memory.points]
-    if not lines or len(contexts) < 2:
-        return ""
+    lengths = [length for length, _ in card.memory.points]
+    return _picture(list(_lines(card)), lengths, _title(card), card.memory.context)
+
+
+def beside(left: Card, right: Card) -> Markup:
+    """The caches of two architectures in one chart."""
+    lines = [
+        (f"c{at}", card.name, [(length, sum(parts)) for length, parts in card.memory.points])
+        for at, card in enumerate((left, right))
+        if any(sum(parts) for _, parts in card.memory.points)
+    ]
+    lengths = sorted({length for _, _, points in lines for length, _ in points})
+    return _picture(lines, lengths, f"cache of {left.name} and {right.name} by tokens of context", None)
+
+
+def _picture(lines: Sequence[_Line], lengths: Sequence[int], title: str, asked: int | None) -> Markup:
+    if not lines or len(lengths) < 2:
+        return Markup("")
     sizes = [size for _, _, points in lines for _, size in points]
-    axes = _Axes(min(contexts), max(contexts), min(sizes), max(sizes))
-    body = "\n".join([*_grid(axes, card), *_drawn(axes, lines)])
-    return (
+    axes = _Axes(min(lengths), max(lengths), min(sizes), max(sizes))
+    body = "\n".join([*_grid(axes, lengths, asked), *_drawn(axes, lines)])
+    return Markup(
         f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">\n'
-        f"<title>{escape(_title(card))}</title>\n<style>{_STYLE}</style>\n{body}\n</svg>"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n{body}\n</svg>"
     )
 
 
@@ -87,18 +103,20 @@ class _Axes:
         return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
 
-def _grid(axes: _Axes, card: Card) -> Iterator[str]:
+def _grid(axes: _Axes, contexts: Sequence[int], asked: int | None) -> Iterator[str]:
     step = 2 * ceil((axes.most - axes.least) / 16)
     for power in range(axes.least, axes.most + 1, step):
         y = axes.y(2.0**power)
         yield f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         yield f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{words.size(2**power)}</text>'
-    lengths = [length for length, _ in card.memory.points if length & (length - 1) == 0]
+    lengths = [length for length in contexts if length & (length - 1) == 0]
     for length in lengths[:: ceil(len(lengths) / 9)]:
         text = f'<text x="{axes.x(length):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">'
         yield f"{text}{words.tokens(length)}</text>"
     yield f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 6}" text-anchor="middle">tokens of context</text>'
-    x = axes.x(card.memory.context)
+    if asked is None:
+        return
+    x = axes.x(asked)
     yield f'<line class="asked" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
 
 

@@ -1,7 +1,5 @@
 """A card as one HTML file that needs no other and no network."""
 
-from markupsafe import Markup
-
 from parity.card_records import Card
 from parity.report import card_words as words
 from parity.report.card_chart import svg
@@ -21,7 +19,7 @@ def render(card: Card) -> str:
         kinds=words.used(words.KINDS_HEAD, list(words.kinds(card)), (1,)),
         kept=list(words.kept(card)),
         memory=list(words.memory(card)),
-        chart=Markup(svg(card)),
+        chart=svg(card),
         points=[(words.tokens(length), words.size(sum(parts))) for length, parts in card.memory.points],
         parts=words.used(words.PARTS_HEAD, list(words.parts(card)), (1, 2)),
         fields=list(words.fields(card)),

@@ -112,5 +112,12 @@ def _fields(fields: Sequence[FieldFact], wide: int) -> Iterator[Text]:
     if fields[0].effect == "silent":
         yield from _wrapped(", ".join(field.name for field in fields), wide, "  ", "dim")
         return
-    rows = [(field.name, field.value, field.phrase) for field in fields]
-    yield from table(("field", "value", "what it is"), rows, wide)
+    left = min(max(len(f"{field.name} = {field.value}") for field in fields), wide // 2)
+    for field in fields:
+        named = f"{field.name} = {field.value}"
+        lines = textwrap.wrap(field.phrase, wide - left - 4, break_on_hyphens=False)
+        if len(named) > left and lines:
+            yield Text(f"  {named}")
+            named = ""
+        for number, line in enumerate(lines or [""]):
+            yield Text.assemble(f"  {('' if number else named).ljust(left)}", (f"  {line}" if line else "", "dim"))

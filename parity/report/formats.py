@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from parity.card_records import Card
+from parity.card_records import Card, Difference
 from parity.gate_records import Gate
 from parity.generation_records import Generation
 from parity.records import Audit, Report
@@ -146,6 +146,30 @@ def _card_svg(card: Card) -> str:
     return render(card)
 
 
+def _difference_text(found: Difference) -> str:
+    from parity.report.diff_text import render
+
+    return "".join(f"{line.plain}\n" for line in render(found))
+
+
+def _difference_json(found: Difference) -> str:
+    from parity.report.diff_json import render
+
+    return render(found)
+
+
+def _difference_markdown(found: Difference) -> str:
+    from parity.report.diff_markdown import render
+
+    return render(found)
+
+
+def _difference_html(found: Difference) -> str:
+    from parity.report.diff_html import render
+
+    return render(found)
+
+
 CHECK: Mapping[str, Callable[[Report], str]] = {
     "text": _check_text,
     "json": _check_json,
@@ -175,4 +199,10 @@ CARD: Mapping[str, Callable[[Card], str]] = {
     "markdown": _card_markdown,
     "html": _card_html,
     "svg": _card_svg,
+}
+DIFFERENCE: Mapping[str, Callable[[Difference], str]] = {
+    "text": _difference_text,
+    "json": _difference_json,
+    "markdown": _difference_markdown,
+    "html": _difference_html,
 }

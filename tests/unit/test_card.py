@@ -177,9 +177,9 @@ def test_norms_positions_and_ties_come_from_the_reference() -> None:
     """No field says any of these."""
     gemma, olmo, gpt2 = card("gemma-3-270m"), card("smollm3-3b"), card("gpt2")
     assert gemma.fact("norm") == "RMSNorm, scales by 1 + weight"
-    assert gemma.fact("placement") == "before self_attn, after self_attn, before mlp, after mlp"
+    assert gemma.fact("placement") == "before attention, after attention, before feed-forward, after feed-forward"
     assert gemma.fact("head") == "the embedding"
-    assert olmo.fact("placement") == "before self_attn, before mlp"
+    assert olmo.fact("placement") == "before attention, before feed-forward"
     assert olmo.fact("without rope") == "9 of 36 layers (3,7,11,15,19,23,27,31,35)"
     assert gpt2.fact("norm") == "LayerNorm"
     assert gpt2.fact("positions") == "a table that is learned"
