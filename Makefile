@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help check test lint format types bench bench-bugs coverage docs ports checkpoint clean
+.PHONY: help check test lint format types bench bench-bugs coverage cards docs ports checkpoint clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -34,6 +34,10 @@ bench-bugs: .venv/.installed-dev ## Measure how many bugs Parity finds, and writ
 
 coverage: .venv/.installed-dev ## Audit the ports that come with Parity, and write fixtures/coverage.json
 	$(BIN)/python -m bench.coverage --ports gemma3 gpt2 llama3 qwen3 --write fixtures/coverage.json
+
+cards: .venv/.installed-dev ## Audit the fields of all configs, and measure the table of cards: fixtures/effects.json, docs/cards.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.effects --write fixtures/effects.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.cards --write docs/cards.md
 
 ports: .venv/.installed-dev ## Check the ports that come with Parity at every stage, and write what is said of them
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.ports --write fixtures/ports.json --page docs/architectures.md

@@ -71,7 +71,7 @@ def gather(
     if batch < 1 or (context is not None and context < 1):
         raise ParityError(f"a batch of {batch} with {context} tokens of context is none", "Give whole numbers above 0.")
     found = find(str(target))
-    config = references.text_part(found.config)
+    config = _text_part(found.config)
     notes = [] if config is found.config else [f"the text part of {found.source} is told; the rest is left out"]
     reference, unknown = _reference(config)
     notes += unknown
@@ -110,6 +110,15 @@ def gather(
         port=found.port,
     )  # fmt: skip
     return Gathered(made, reference, structure, fields)
+
+
+def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The language model's section, also where only the whole has a model_type."""
+    inner = references.text_part(config)
+    nested = config.get("text_config")
+    if inner is config and isinstance(nested, Mapping) and "model_type" in config:
+        return {**nested, "model_type": config["model_type"]}
+    return inner
 
 
 def _reference(config: Mapping[str, Any]) -> tuple[Reference | None, list[str]]:

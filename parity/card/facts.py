@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from parity.card.fields import LATENT, NONE, Fields
+from parity.card.fields import LATENT, NONE, STRANGE, Fields
 from parity.card.layers import Layer, Mixer
 from parity.card.structure import Norm, Structure
 from parity.card_records import Fact, KVCache, Parameters
@@ -74,7 +74,7 @@ def mix(layers: Sequence[Layer]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in counts.items())
 
 
-_KINDS = {"linear": "linear attention", "state_space": "state space", NONE: "", "latent": "latent attention"}
+_KINDS = {"linear": "linear attention", "state_space": "state space", NONE: "", STRANGE: "unknown"}
 
 
 def _kind(layer: Layer) -> str:
@@ -210,7 +210,8 @@ def _norm(norm: Norm) -> str:
 
 
 def _positions(fields: Fields, layers: Sequence[Layer], structure: Structure | None) -> Iterator[Fact]:
-    rope = fields.all.get("rope_parameters") or fields.all.get("rope_scaling") or {}
+    given = fields.all.get("rope_parameters") or fields.all.get("rope_scaling")
+    rope = given if isinstance(given, Mapping) else {}
     rotated = structure.rotary if structure is not None else bool(rope or fields.all.get("rope_theta"))
     if rotated:
         tables = {name: table for name, table in rope.items() if isinstance(table, Mapping)}
@@ -228,7 +229,7 @@ def _positions(fields: Fields, layers: Sequence[Layer], structure: Structure | N
 
 def _rope(table: Mapping[str, Any], fields: Fields) -> str:
     theta = table.get("rope_theta", fields.all.get("rope_theta"))
-    words = ["base unknown" if theta is None else f"base {theta:,.0f}"]
+    words = [f"base {theta:,.0f}" if isinstance(theta, int | float) else "base unknown"]
     kind = table.get("rope_type") or table.get("type") or "default"
     if kind != "default":
         factor = f" by {table['factor']:g}" if isinstance(table.get("factor"), int | float) else ""
@@ -253,7 +254,7 @@ def _rest(fields: Fields, structure: Structure | None) -> Iterator[Fact]:
             if each.name.endswith(".bias") and "norm" not in each.class_name.lower()
         ]
         yield Fact("The rest", "biases", ", ".join(_ends(biased)) or "none")
-    caps = {name: value for name, value in fields.all.items() if "softcap" in name and value}
+    caps = {name: value for name, value in fields.all.items() if "softcap" in name and isinstance(value, int | float)}
     told = ", ".join(f"{value:g} ({name})" for name, value in caps.items())
     yield Fact("The rest", "softcaps", told or "none")
 

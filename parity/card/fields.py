@@ -1,11 +1,13 @@
 """Reading a config's fields by what they mean: configs give one thing several names."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parity.errors import ParityError
 
 FULL, SLIDING, LATENT, LINEAR, STATE_SPACE, NONE = "full", "sliding", "latent", "linear", "state_space", "none"
+STRANGE = "strange"  # something that mixes tokens in a way that nobody knows
 
 # What a quantity is called, the likeliest name first.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -46,7 +48,8 @@ _KINDS = {
 _FFN_ONLY = {"moe": "experts", "E": "experts", "mlp": "dense", "-": "dense"}
 _TABLES = ("layer_types", "layers_block_type")
 _PATTERN = "hybrid_override_pattern"
-_MANY = 100_000  # layers
+_SIZES = re.compile(r"(_size|_dim|_heads?|_rank|_layers?|_experts|_groups?|_topk|_kernel|sliding_window)$")
+_MANY = 10_000  # layers
 
 
 class Fields:
@@ -87,8 +90,8 @@ class Fields:
         by_layer = self.all.get("per_layer_config")
         if not isinstance(by_layer, Mapping):
             return None
-        values = next((each for key, each in by_layer.items() if int(key) == layer), None)
-        return None if values is None else values.get(name)
+        values = next((each for key, each in by_layer.items() if str(key).isdigit() and int(key) == layer), None)
+        return values.get(name) if isinstance(values, Mapping) else None
 
     @property
     def depth(self) -> int:
@@ -133,6 +136,12 @@ def check(fields: Fields) -> None:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ParityError(f"{name} is {value!r}, which is no count", f"Give {name} as a whole number above 0.")
+    for name, value in fields.all.items():
+        if isinstance(value, int) and value < 0 and _SIZES.search(name):
+            raise ParityError(f"{name} is {value}, which is no size", f"Give {name} as a whole number, 0 or more.")
+    eps, name = fields.get("eps"), fields.name("eps")
+    if name is not None and not isinstance(eps, int | float):
+        raise ParityError(f"{name} is {eps!r}, which is no number", f"Give {name} as a number such as 1e-6.")
     if fields.depth > _MANY:
         raise ParityError(f"{fields.name('layers')} is {fields.depth:,}", "Give the number of layers that it has.")
     for problem, step in _contradictions(fields):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from parity.card.fields import FULL, LATENT, LINEAR, NONE, SLIDING, STATE_SPACE, Fields, mixer_kind, only_ffn
+from parity.card.fields import FULL, LATENT, LINEAR, NONE, SLIDING, STATE_SPACE, STRANGE, Fields, mixer_kind, only_ffn
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ def _layer(fields: Fields, number: int, unknown: dict[str, None]) -> Layer:
         return Layer(Mixer(NONE), _ffn(fields, number, alone))
     kind = None if word is None else mixer_kind(word)
     if word is not None and kind is None:
-        unknown[f"what a layer of kind {word!r} keeps"] = None
+        unknown[f"what a layer of kind {word!r} has and keeps; it counts as nothing"] = None
+        return Layer(Mixer(STRANGE), _ffn(fields, number, None))
     mixer = _mixer(fields, number, kind or FULL)
     one_thing = any(only_ffn(each) for each in words or ())
     return Layer(mixer, Ffn() if one_thing else _ffn(fields, number, None))
@@ -211,7 +212,8 @@ def _has_experts(fields: Fields, number: int) -> bool:
         return listed[number] in ("sparse", "moe")
     if number < fields.count("first_k_dense_replace"):
         return False
-    if number in (fields.all.get("mlp_only_layers") or ()):
+    dense = fields.all.get("mlp_only_layers")
+    if isinstance(dense, list | tuple) and number in dense:
         return False
     step = fields.count("decoder_sparse_step") or 1
     return (number + 1) % step == 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from parity.card.fields import LATENT, LINEAR, NONE, SLIDING, STATE_SPACE
+from parity.card.fields import LATENT, LINEAR, NONE, SLIDING, STATE_SPACE, STRANGE
 from parity.card.layers import Layer, Mixer
 from parity.card_records import CacheKind, CacheTensor, KVCache, Memory, bytes_of
 from parity.names import ranges
@@ -22,8 +22,8 @@ def cache(layers: Sequence[Layer]) -> KVCache:
 
 
 def _called(mixer: Mixer) -> str:
-    if mixer.kind == NONE:
-        return "no mixer"
+    if mixer.kind in (NONE, STRANGE):
+        return "no mixer" if mixer.kind == NONE else "unknown"
     if mixer.shares:
         return "shared keys and values"
     names = {
@@ -37,7 +37,7 @@ def _called(mixer: Mixer) -> str:
 
 
 def _tensors(mixer: Mixer) -> tuple[CacheTensor, ...]:
-    if mixer.kind == NONE or mixer.shares:
+    if mixer.kind in (NONE, STRANGE) or mixer.shares:
         return ()
     if mixer.recurrent is not None:
         return _states(mixer)

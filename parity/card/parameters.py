@@ -7,7 +7,7 @@ and taken for granted where there is none.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from parity.card.fields import NONE, Fields
+from parity.card.fields import NONE, STRANGE, Fields
 from parity.card.layers import Ffn, Layer, Mixer
 from parity.card.structure import Shape, Structure
 from parity.card_records import Parameters, Part
@@ -48,6 +48,7 @@ class _Traits:
             else (
                 "two norms to a layer, and no biases",
                 "feed-forward parts have a gate",
+                *(() if fields.number("inner") else ("feed-forward parts are four times the width inside",)),
                 *(() if "tie_word_embeddings" in fields.all else ("the head is the embedding",)),
             )
         )
@@ -128,7 +129,7 @@ def _per_layer_inputs(fields: Fields, hidden: int, layers: int) -> Iterator[_Pro
 
 
 def _mixer(mixer: Mixer, hidden: int, traits: _Traits, number: int) -> Iterator[_Product]:
-    if mixer.kind == NONE:
+    if mixer.kind in (NONE, STRANGE):
         return
     if mixer.recurrent is not None:
         yield _recurrent(mixer, hidden)

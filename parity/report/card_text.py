@@ -60,6 +60,8 @@ def _wrapped(told: str, wide: int, indent: str, style: str) -> Iterator[Text]:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], wide: int, right: Iterable[int] = ()) -> Iterator[Text]:
     """A table that fits: columns without content are left out, the last of words is wrapped, else the widest."""
+    if not rows:
+        return
     used = [at for at in range(len(head)) if any(row[at] for row in rows)]
     figures = set(right)
     sizes = {at: max(len(row[at]) for row in (head, *rows)) for at in used}

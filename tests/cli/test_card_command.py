@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import jsonschema
 import pytest
 
 Run = Callable[..., tuple[int, str, str]]
@@ -32,7 +33,7 @@ def refused(result: tuple[int, str, str], *wanted: str) -> None:
         assert text in err
 
 
-def test_every_format_at_once(run: Run, tmp_path: Path) -> None:
+def test_every_format_at_once(run: Run, tmp_path: Path, root: Path) -> None:
     """The same figures in all of them, and the chart is a picture."""
     files = {form: tmp_path / f"card.{form}" for form in ("json", "markdown", "html", "svg")}
     arguments = [part for form, file in files.items() for part in ("--format", f"{form}={file}")]
@@ -42,6 +43,8 @@ def test_every_format_at_once(run: Run, tmp_path: Path) -> None:
     assert "18,432 B (18 KiB)" in out
     assert "equal to the formula, byte by byte" in out
     told = json.loads(files["json"].read_text())
+    schema = json.loads((root / "parity" / "report" / "card-1.json").read_text())
+    jsonschema.validate(told, schema)
     assert told["schema"] == 1
     assert told["parameters"]["total"] == told["parameters"]["active"] == 268_098_176
     assert told["kv_cache"]["bytes_per_token"] == 18 * 1024
@@ -97,6 +100,19 @@ def test_an_architecture_that_nobody_knows(run: Run, config: Callable[..., Path]
     assert {field["effect"] for field in told["fields"]} <= {"unknown", "silent", "off"}
 
 
+def test_a_layer_that_nobody_knows(run: Run, config: Callable[..., Path]) -> None:
+    """Counted as nothing, and said; the others count."""
+    kinds = ["full_attention"] * 26 + ["wavelet"] * 2
+    code, out, _ = run("card", config(model_type="brand_new", layer_types=kinds), "--format", "json")
+    told = json.loads(out)
+    assert code == 0
+    assert told["kv_cache"]["bytes_per_token"] == 26 * 4 * 1024
+    assert [(kind["name"], len(kind["layers"])) for kind in told["kv_cache"]["kinds"]] == [
+        ("full attention", 26), ("unknown", 2),
+    ]  # fmt: skip
+    assert any("'wavelet'" in note for note in told["notes"])
+
+
 def test_no_model_type(run: Run, config: Callable[..., Path]) -> None:
     """One line with a next step."""
     refused(run("card", config(model_type=None)), "the config has no model_type", 'Add "model_type"')
@@ -131,3 +147,32 @@ def test_broken_json(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text("{")
     refused(run("card", path), f"{path} is not JSON")
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"rms_norm_eps": "small"}, ("rms_norm_eps is 'small', which is no number",)),
+        ({"hidden_size": "many"}, ("hidden_size is 'many', which is no count",)),
+        ({"kv_lora_rank": -1}, ("kv_lora_rank is -1, which is no size",)),
+        ({"num_hidden_layers": 10**6}, ("num_hidden_layers is 1,000,000",)),
+    ],
+)
+def test_values_that_no_class_has_checked(
+    run: Run, config: Callable[..., Path], changes: dict[str, Any], wanted: tuple[str, ...]
+) -> None:
+    """Of an architecture that nobody knows."""
+    refused(run("card", config(model_type="brand_new", **changes)), *wanted)
+
+
+def test_a_config_that_says_next_to_nothing(run: Run, tmp_path: Path) -> None:
+    """A card full of what is unknown, in every format."""
+    path = tmp_path / "config.json"
+    path.write_text('{"model_type": "brand_new", "rope_scaling": "yarn", "text_config": {"vocab_size": 5}}')
+    files = {form: tmp_path / f"card.{form}" for form in ("json", "markdown", "html", "svg")}
+    arguments = [part for form, file in files.items() for part in ("--format", f"{form}={file}")]
+    code, out, err = run("card", path, "--format", "text", *arguments)
+    assert (code, err) == (0, "")
+    assert "attention         unknown" in out
+    assert json.loads(files["json"].read_text())["kv_cache"]["bytes_per_token"] == 0
+    assert "the text part of" in out
