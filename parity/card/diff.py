@@ -25,6 +25,7 @@ _OF_FACTS: Mapping[str, tuple[str, ...]] = {
     "activation": ("activation",),
     "without rope": ("nope-and-temperature",),
     "softcaps": ("softcap",),
+    "embedding scale": ("embed-scale",),
     "head": ("tied-head",),
     "biases": ("bias-dropped",),
     "window": ("window-pattern",),

@@ -248,6 +248,8 @@ def _rest(fields: Fields, structure: Structure | None) -> Iterator[Fact]:
         yield Fact("The rest", "biases", UNKNOWN)
     else:
         yield Fact("The rest", "head", _head(structure.tied))
+        scales = [f"{value:g} ({name.split('.')[-2]})" for name, value in structure.scales.items()]
+        yield Fact("The rest", "embedding scale", ", ".join(scales) or "none")
         biased = [
             each.name.removesuffix(".bias")
             for each in structure.parameters

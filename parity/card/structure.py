@@ -57,9 +57,9 @@ class Norm:
 class Structure:
     """What the reference is made of.
 
-    parameters: tied ones once. chosen: experts that a token gets. tied: whether the head is the embedding. rotary:
-    whether there are rotated positions. kept: of each length tried, each layer's cache: name -> (numbers, bytes).
-    failed: why it could not be run, if it could not.
+    parameters: tied ones once. chosen: experts that a token gets. tied: whether the head is the embedding. scales: what
+    embeddings are multiplied by, those that are. rotary: whether there are rotated positions. kept: of each length
+    tried, each layer's cache: name -> (numbers, bytes). failed: why it could not be run, if it could not.
     """
 
     parameters: tuple[Shape, ...]
@@ -67,6 +67,7 @@ class Structure:
     norms: tuple[Norm, ...]
     chosen: int | None
     tied: bool
+    scales: Mapping[str, float]
     rotary: bool
     kept: Mapping[int, tuple[Mapping[str, tuple[int, int]], ...]]
     failed: str = ""
@@ -101,7 +102,9 @@ def inspect(reference: Reference, layers: Sequence[Layer], dtype: torch.dtype = 
     Raises:
         ParityError: its class rejects the config.
     """
-    model = references.build(reference, False, without_memory()).to("meta").to(dtype)
+    model = references.build(reference, False, without_memory())
+    scales = _scales(model)
+    model = model.to("meta").to(dtype)
     windows = {layer.mixer.window for layer in layers if layer.mixer.window}
     lengths = sorted({_TOKENS, _TOKENS + 1, *(window + _PAST for window in windows)})
     chosen: list[int] = []
@@ -121,6 +124,7 @@ def inspect(reference: Reference, layers: Sequence[Layer], dtype: torch.dtype = 
         norms=tuple(_norms(model, places)),
         chosen=chosen[0] if chosen else None,
         tied=_tied(model),
+        scales=scales,
         rotary=any("rotary" in type(module).__name__.lower() for module in model.modules()),
         kept={} if failed else kept,
         failed=failed,
@@ -247,6 +251,15 @@ def _offset(kind: type[nn.Module]) -> bool:
         return bool((made.weight == 0).all())  # type: ignore[union-attr]
     except Exception:  # a class that wants more than a width
         return False
+
+
+def _scales(model: nn.Module) -> dict[str, float]:
+    """What embeddings are multiplied by; a buffer with a value, unlike weights."""
+    return {
+        name: float(each)
+        for name, each in model.named_buffers()
+        if name.endswith("embed_scale") and each.numel() == 1 and not each.is_meta
+    }
 
 
 def _tied(model: nn.Module) -> bool:

@@ -47,7 +47,7 @@ def _section(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], wid
     if not rows:
         return
     yield Text(f"\n{title}", "bold")
-    label = min(max(len(row[0]) for row in rows), max(wide // 3, _LABEL))
+    label = min(max(len(row[0]) for row in rows), max(2 * wide // 5, _LABEL))
     room = (wide - label - 2) // (len(head) - 1) - 2
     for number, row in enumerate((head, *rows)):
         cells = [textwrap.wrap(cell, size, break_on_hyphens=False) or [""] for cell, size in _sized(row, label, room)]
