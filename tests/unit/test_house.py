@@ -39,7 +39,9 @@ def test_ports_stand_alone(path: Path) -> None:
     assert top(imports(path)) <= {"torch", *sys.stdlib_module_names}
 
 
-@pytest.mark.parametrize("name", ["records", "generation_records", "errors", "names", "packages", "settings"])
+@pytest.mark.parametrize(
+    "name", ["records", "generation_records", "card_records", "errors", "names", "packages", "settings"]
+)
 def test_foundations_need_nothing(name: str) -> None:
     """The standard library, and each other."""
     assert top(imports(ROOT / "parity" / f"{name}.py")) <= {"parity", *sys.stdlib_module_names}
@@ -54,6 +56,16 @@ def test_rooms_import_backwards_only(room: str) -> None:
     for path in files(f"parity/{room}"):
         used = {name.split(".")[1] for name in imports(path) if name.startswith("parity.")}
         assert not used & {*later, "pipeline", "cli"}, path
+
+
+def test_cards_stand_beside_the_line() -> None:
+    """They read configs and references, and what audits found; nothing on the line reads them."""
+    for path in files("parity/card"):
+        used = {name.split(".")[1] for name in imports(path) if name.startswith("parity.")}
+        assert not used & {"compare", "report", "pipeline", "cli"}, path
+    for room in ROOMS:
+        for path in files(f"parity/{room}"):
+            assert not any(name.startswith("parity.card.") for name in imports(path)), path
 
 
 def test_report_reads_records_and_never_torch() -> None:
