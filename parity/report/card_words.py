@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from parity.card_records import BITS, CacheKind, Card, Fact, FieldFact
+from parity.card_records import Card, Fact, FieldFact
 from parity.names import ranges
 
 UNKNOWN = "unknown"
@@ -159,13 +159,3 @@ def notes(card: Card) -> list[str]:
     """What was left out, what was assumed, what is not known."""
     assumed = [f"assumed: {each}" for each in card.parameters.estimated]
     return [*card.notes, *assumed]
-
-
-def widths(kind: CacheKind) -> str:
-    """What one layer keeps, and in how many bits."""
-    return ", ".join(
-        f"{each.name} {each.per_token or each.fixed:,} x {BITS[each.dtype]} bits"
-        if each.dtype
-        else f"{each.name} {each.per_token or each.fixed:,}"
-        for each in kind.tensors
-    )
