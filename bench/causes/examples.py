@@ -44,39 +44,6 @@ class Wrapped:
 WRAPPED = {
     "mpt/one_series_of_slopes": Wrapped("mpt_slopes"),
     "gpt_oss/no_sinks": Wrapped("gpt_oss_without_sinks"),
-    "deepseek_v3/scale_without_mscale": Wrapped("deepseek_v3", (("gain**2 * width**-0.5", "width**-0.5"),)),
-    "deepseek_v3/bias_left_out": Wrapped("deepseek_v3", (("(scores + self.e_score_correction_bias)", "scores"),)),
-    "deepseek_v3/factor_left_out": Wrapped("deepseek_v3", (("shares * self.factor, chosen", "shares, chosen"),)),
-    "deepseek_v3/shares_not_renormalised": Wrapped(
-        "deepseek_v3", (("        shares = shares / (shares.sum(-1, keepdim=True) + 1e-20)\n", ""),)
-    ),
-    "mamba2/norm_of_all_groups": Wrapped(
-        "mamba2", (("gate.float())).unflatten(-1, (self.groups, -1))", "gate.float())).unflatten(-1, (1, -1))"),)
-    ),
-    "mamba2/steps_clamped": Wrapped(
-        "mamba2",
-        (
-            (
-                "            layer.mixer.norm = Norm(config)\n",
-                "            layer.mixer.norm = Norm(config)\n"
-                "            layer.mixer.time_step_limit = (config.time_step_min, config.time_step_max)\n",
-            ),
-        ),
-    ),
-    "mamba2/context_of_the_convolution_lost": Wrapped(
-        "mamba2",
-        (
-            (
-                '        """`[B, T]` -> logits `[B, T, V]`."""\n',
-                '        """`[B, T]` -> logits `[B, T, V]`."""\n'
-                "        if cache is not None and input_ids.shape[1] > 1:\n"
-                "            for layer in range(self.config.num_hidden_layers):\n"
-                "                kept = cache.get_conv_state(layer, state_idx=0)\n"
-                "                if kept is not None:\n"
-                "                    kept.zero_()\n",
-            ),
-        ),
-    ),
 }
 
 ENCODES = '''

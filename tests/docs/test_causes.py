@@ -23,12 +23,6 @@ SECTIONS = (
 NAMED_OTHERWISE = {
     "alibi": "unknown",
     "sinks": "unknown",
-    "router-norm-topk": "unknown",
-    "ssm-delta-math": "unknown",
-    "moe-combine": "router-norm-topk",
-    "mla-yarn-mscale": "softmax-scale",
-    "ssm-gated-norm": "qknorm-missing-or-width",
-    "ssm-state": "attention-mask",
 }
 
 
