@@ -6,14 +6,15 @@ python -m bench.ports --write fixtures/ports.json --page docs/architectures.md
 import argparse
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import parity
-from parity.pair.port import built_in_names
+from parity.pair.pair import find_reference
+from parity.pair.port import built_in_names, resolve
 from parity.records import PROMOTED_NOISE, Boundary, Report
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -48,12 +49,20 @@ def measured(name: str) -> dict[str, Any]:
     return {
         "versions": asdict(report.versions),
         "model_types": list(model_types),
-        "reference": report.reference,
+        "reference": ", ".join(references(name, model_types, configs)) or report.reference,
         "config": configs[model_types[0]],
         "stages": {stage.name: stage.verdict for stage in report.stages},
         **figures(report),
         "seconds": round(seconds, 1),
     }
+
+
+def references(name: str, model_types: Iterable[str], configs: Mapping[str, str]) -> list[str]:
+    """Where others stand in for the classes of a port's model types: which."""
+    port = resolve(name)
+    files = (FIXTURES / "configs" / configs[model_type] for model_type in model_types)
+    found = [find_reference(port, file, None)[0] for file in files] if port.stand_ins else []
+    return [reference.title for reference in found]
 
 
 def figures(report: Report) -> dict[str, Any]:

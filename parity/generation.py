@@ -1,10 +1,11 @@
 """`parity generate`: greedy text from a port, and beside it the reference's; beside the line that compares forwards."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from parity import __version__
 from parity.compare import generation as measuring
@@ -20,7 +21,7 @@ from parity.pair.device import told_when_full
 from parity.pair.port import DoesNotFit, LoadedPort
 from parity.pair.promote import precision
 from parity.pair.setting import Request, Setting, prepare
-from parity.pair.streamed import spare_tensors
+from parity.pair.streamed import own_tensors, spare_tensors
 from parity.pair.weights import Tensors
 from parity.records import Versions
 
@@ -112,7 +113,7 @@ def _generate(setting: Setting, compare: bool, watcher: Watcher) -> Generation:
     return Generation(
         versions=Versions(__version__, torch.__version__, references.VERSION),
         port=setting.port.name,
-        reference=setting.reference.class_name if compare else "",
+        reference=setting.reference.title if compare else "",
         checkpoint=setting.checkpoint.source,
         revision=setting.checkpoint.revision,
         dtype=str(setting.dtype).removeprefix("torch."),
@@ -130,18 +131,18 @@ def _generate(setting: Setting, compare: bool, watcher: Watcher) -> Generation:
 def _models(setting: Setting, compare: bool, watcher: Watcher) -> Models:
     """Both with the checkpoint in them, in the dtype and on the device of the run."""
     directory, dtype = setting.checkpoint.directory, setting.dtype
-    part = Tensors(directory, False, names=setting.names) if setting.partial else None
+    part, called = _apart(setting)
     reference = None
     if compare or dtype != torch.float32:  # what a low precision is stored in, the reference says
         watcher.progress("loading the reference")
         reference = references.pretrained(setting.reference, directory, dtype, part)
     watcher.progress("loading the port")
-    tensors = Stored(directory, setting.names, dtype, reference)
+    tensors = Stored(directory, setting.names, dtype, reference, called)
     loaded = _loaded_port(setting, tensors)
     port_model, untouched = loaded.model, measuring.untouched(loaded)
     del loaded  # with it, what the parameters were before
     if reference is not None:
-        lower_like(port_model, reference, tensors, dtype)
+        lower_like(port_model, reference, tensors, dtype, called)
     kept = reference.to(setting.device) if compare and reference is not None else None
     models = Models(setting.port, port_model.to(setting.device), kept, setting.device, untouched)
     first = torch.tensor([setting.encoded.prompts[0].ids[:1]], device=setting.device)
@@ -149,6 +150,17 @@ def _models(setting: Setting, compare: bool, watcher: Watcher) -> Models:
     if kept is not None:
         references.logits(kept, first)
     return models
+
+
+def _apart(setting: Setting) -> tuple[Mapping[str, Tensor] | None, Callable[[str], str]]:
+    """The checkpoint's tensors by the reference's names for them, if it has other ones, and the way back."""
+    stand_in = setting.reference.stand_in
+    if not setting.partial and stand_in is None:
+        return None, str
+    stored = Tensors(setting.checkpoint.directory, False, names=setting.names)
+    if stand_in is None:
+        return stored, str
+    return own_tensors(setting.reference, stored, setting.checkpoint.entries), stand_in.name_on_disk
 
 
 def _loaded_port(setting: Setting, tensors: Tensors) -> LoadedPort:

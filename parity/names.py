@@ -25,6 +25,11 @@ def template(name: str) -> str:
     return _NUMBER.sub("{}", name)
 
 
+def pattern(template: str) -> re.Pattern[str]:
+    """What names of a template match, a number for each `{}`."""
+    return re.compile(re.escape(template).replace(r"\{\}", r"(\d+)"))
+
+
 def fold(names: Iterable[str]) -> list[str]:
     """Names of one kind as one, in order of appearance: `a.0.mlp` and `a.1.mlp` become `a.{0,1}.mlp`."""
     kinds: dict[str, list[tuple[int, ...]]] = {}

@@ -271,7 +271,7 @@ def _report(
     return Report(
         versions=Versions(__version__, torch.__version__, references.VERSION),
         port=pair.port.name,
-        reference=pair.reference.class_name,
+        reference=pair.reference.title,
         weights="random",
         seed=asked.seed,
         stages=tuple(

@@ -165,9 +165,10 @@ def _set_up(target: object, source: str, wanted: Wanted, folder: Path, progress:
         if wanted.config is None:
             _described(port, source, config)
 
-    checkpoint = open_checkpoint(source, wanted.revision, wanted.trust_remote_code, accept)
+    checkpoint = open_checkpoint(source, wanted.revision, wanted.trust_remote_code, accept, port.stand_ins)
     config = wanted.config or checkpoint.directory / "config.json"
     reference, notes = pairs.find_reference(port, config, None)
+    pairs.refuse_part(reference, checkpoint.config)
     device = device_of(wanted.device, getattr(torch, wanted.dtype))
     prompt = prompts.make(
         checkpoint, reference.settings, wanted.prompt, wanted.tokens, wanted.seed, wanted.trust_remote_code
@@ -190,7 +191,7 @@ def _set_up(target: object, source: str, wanted: Wanted, folder: Path, progress:
 
 def _described(port: Port, source: str, config: object) -> None:
     """Find out that a checkpoint is of another architecture before its weights are downloaded."""
-    described = references.describe(references.text_part(config))  # type: ignore[arg-type]
+    described = references.describe(references.text_part(config), port.stand_ins)  # type: ignore[arg-type]
     pairs.check_model_type(port, described.model_type)
 
 
@@ -366,7 +367,7 @@ def _report(
     return Report(
         versions=Versions(__version__, torch.__version__, references.VERSION),
         port=setup.port.name,
-        reference=setup.reference.class_name,
+        reference=setup.reference.title,
         weights="pretrained",
         seed=wanted.seed,
         stages=stages,

@@ -16,7 +16,6 @@ from parity.pair import pair as pairs
 from parity.pair import port as ports
 from parity.pair import reference as references
 from parity.pair.reference import ConfigRejected, Reference
-from parity.pair.small_config import shrink
 
 Progress = Callable[[str], object]
 
@@ -80,11 +79,10 @@ def source(
 def _build_small(described: Reference) -> nn.Module:
     """The reference on the small config, which has the same code as on the real one."""
     try:
-        small = shrink(described.config, described.settings)
-        return references.build(references.describe(small.config), promoted=False)
+        return references.build(references.on(described, pairs.shrunk(described).config), promoted=False)
     except ConfigRejected:
-        small = shrink(described.config, described.settings, adversarial=False)
-        return references.build(references.describe(small.config), promoted=False)
+        faithful = pairs.shrunk(described, adversarial=False)
+        return references.build(references.on(described, faithful.config), promoted=False)
 
 
 def _modules(model: nn.Module) -> dict[str, nn.Module]:

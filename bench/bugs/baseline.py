@@ -78,7 +78,7 @@ def _initial(pair: Pair, folder: Path) -> tuple[nn.Module, nn.Module]:
     """Both models with the reference's initial weights."""
     torch.manual_seed(pair.seed)
     model = references.build(pair.reference, promoted=False)
-    references.save(model, folder, pair.reference.config)
+    references.save(model, folder, pair.reference.config, pair.reference.stand_in)
     loaded = ports.build(pair.port, pair.reference.config, Tensors(folder, False), False, pair.seed)
     return model, loaded.model
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from parity.compare.capture import Call
+from parity.compare.lineage import Holding, share
 from parity.compare.loading import Loading
 from parity.compare.measure import best_layout
 from parity.compare.sides import Side, parents
@@ -98,12 +99,13 @@ def _element_sets(reference: Side, port: Side, loading: Loading) -> _Sets:
             serves.setdefault(tensor, []).append(module)
             own_reference.setdefault(module, set()).add((tensor, module))
     own_port: dict[str, set[Element]] = {}
-    for parameter in port.holdings:
+    for parameter, holdings in port.holdings.items():
         module = port.owner(parameter)
+        held = {holding.tensor: holding for holding in holdings}
         for tensor in _meant(parameter, loading):
-            role = _role(serves.get(tensor, []), reference, port, module)
-            if role is not None:
-                own_port.setdefault(module, set()).add((tensor, role))
+            roles = _roles(tensor, held.get(tensor), serves.get(tensor, []), reference, port.takes_ids(module))
+            if roles:
+                own_port.setdefault(module, set()).update((tensor, role) for role in roles)
     for module, role in _by_elimination(reference, port, own_reference, own_port, loading).items():
         own_port[module] = own_reference[role]
     claimed = set().union(*own_port.values()) if own_port else set()
@@ -118,11 +120,18 @@ def _meant(parameter: str, loading: Loading) -> tuple[str, ...]:
     return tuple(wrong[1] if wrong and tensor == wrong[0] else tensor for tensor in held)
 
 
-def _role(serves: Sequence[str], reference: Side, port: Side, module: str) -> str | None:
-    """Which of the reference's modules that use a tensor the port's module stands for: ids in, or activations in."""
-    takes_ids = port.takes_ids(module)
+def _roles(
+    tensor: str, held: Holding | None, serves: Sequence[str], reference: Side, takes_ids: bool | None
+) -> list[str]:
+    """Which of the reference's modules that use a tensor a module of the port stands for: ids in, or activations in.
+
+    It is one of them, unless each holds a part of the tensor: then it is those whose parts the port's module holds.
+    """
     fitting = [name for name in serves if takes_ids is None or reference.takes_ids(name) in (takes_ids, None)]
-    return next(iter(fitting), None)
+    parts = {name: own for name in fitting for own in reference.held(name) if own.tensor == tensor and not own.complete}
+    if held is None or len(parts) < 2:
+        return fitting[:1]
+    return [name for name, own in parts.items() if share(own, held)]
 
 
 def _by_elimination(

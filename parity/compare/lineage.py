@@ -34,6 +34,13 @@ class Holding:
     complete: bool
 
 
+def share(first: Holding, second: Holding) -> bool:
+    """Whether two parameters hold entries of a tensor in common, as far as both were matched along the same axis."""
+    if first.matched_axis != second.matched_axis:
+        return True
+    return bool(torch.isin(first.entries, second.entries).any())
+
+
 @dataclass(frozen=True)
 class _Vectors:
     """Unit-scale moments of all vectors of one tensor along one direction: `[N]` each."""

@@ -1,6 +1,6 @@
 """The port in the dtype of the weights: each parameter in that which the checkpoint has for what it holds."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from pathlib import Path
 
@@ -50,23 +50,36 @@ class Stored(Tensors):
     A loader that computes with them (folds a norm's +1, scales an embedding) then rounds no more than it has to.
     """
 
-    def __init__(self, directory: Path, names: Mapping[str, str], dtype: torch.dtype, reference: nn.Module | None):
+    def __init__(
+        self,
+        directory: Path,
+        names: Mapping[str, str],
+        dtype: torch.dtype,
+        reference: nn.Module | None,
+        called: Callable[[str], str] = str,
+    ):
         super().__init__(directory, promoted=False, names=names)
         self._dtype = dtype
-        self._apart = {} if reference is None else _held_apart(reference, dtype)
+        self._apart = {} if reference is None else _held_apart(reference, dtype, called)
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = super().__getitem__(name)
         return tensor.to(self._apart.get(name, self._dtype)) if tensor.is_floating_point() else tensor
 
 
-def _held_apart(reference: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """What the reference does not hold in the dtype of the run."""
+def _held_apart(reference: nn.Module, dtype: torch.dtype, called: Callable[[str], str]) -> dict[str, torch.dtype]:
+    """What the reference does not hold in the dtype of the run, by what the checkpoint calls it."""
     stored = {name: value.dtype for name, value in reference.state_dict().items() if value.is_floating_point()}
-    return {name: kept for name, kept in stored.items() if kept != dtype}
+    return {called(name): kept for name, kept in stored.items() if kept != dtype}
 
 
-def lower_like(model: nn.Module, reference: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+def lower_like(
+    model: nn.Module,
+    reference: nn.Module,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    called: Callable[[str], str] = str,
+) -> None:
     """The same for a model that no audit was made of, with a checkpoint as `from_pretrained` stores it in `dtype`.
 
     Args:
@@ -74,13 +87,14 @@ def lower_like(model: nn.Module, reference: nn.Module, tensors: Mapping[str, Ten
         reference: the reference's model in `dtype`; what it keeps in another one, the port keeps in that.
         tensors: the checkpoint's.
         dtype: of the run.
+        called: what the checkpoint calls a tensor of the reference's.
     """
     if dtype == torch.float32:
         return
     own = {id(parameter) for parameter in model.parameters()}
     every = parameters(model)
     tables = {name: value for name, value in every.items() if id(value) not in own}
-    held_apart = _held_apart(reference, dtype)
+    held_apart = _held_apart(reference, dtype, called)
     most = max((table.numel() for table in tables.values()), default=0)
     index = Index({name: tensor for name, tensor in tensors.items() if name in held_apart or tensor.numel() <= most})
     for name, value in every.items():

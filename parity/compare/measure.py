@@ -72,7 +72,7 @@ class Layout:
 
 def _spread(value: Tensor, shape: torch.Size) -> Tensor:
     """One row for all rows of `shape`, if there is one alone."""
-    return value.expand([max(sizes) for sizes in zip(value.shape, shape, strict=True)])
+    return value.expand([max(sizes) if all(sizes) else 0 for sizes in zip(value.shape, shape, strict=True)])
 
 
 def _narrowed(value: Tensor, shape: torch.Size) -> Tensor:

@@ -41,7 +41,11 @@ class Side:
 
     def tensors_of(self, module: str) -> set[str]:
         """The checkpoint tensors that a module's own parameters hold."""
-        return {holding.tensor for found in self.owned.get(module, {}).values() for holding in found}
+        return {holding.tensor for holding in self.held(module)}
+
+    def held(self, module: str) -> list[Holding]:
+        """What a module's own parameters hold of the checkpoint."""
+        return [holding for found in self.owned.get(module, {}).values() for holding in found]
 
     def serves(self, tensor: str) -> str:
         """The module that uses a checkpoint tensor; the one that its name speaks of if none does."""

@@ -63,6 +63,8 @@ class Wire:
         shape = self._shape(expected, own)
         if not self.layout.broadcast and own.numel() != shape.numel():
             return own  # another number of rows, as an expert has that other tokens are sent to
+        if (order := self.layout.order) is not None and len(order.places) != shape[order.axis]:
+            return own
         if self.port_features is None and self.reference_features is None:
             return self.layout.to_port(expected, own.shape).to(own.dtype)
         merged = self.layout.to_reference(own, shape).clone()
@@ -240,6 +242,8 @@ def _places(reference: Side, pair: ModulePair, own: Holding, other: Holding, kin
     places = other.places[axis]
     assert places is not None
     entries = other.entries if axis == other.matched_axis else None
+    if not own.complete and axis == own.matched_axis:
+        return _common(own, torch.arange(len(places)) if entries is None else entries, places)
     if entries is not None and len(entries) == 0:
         return None
     plain = bool(torch.equal(places, torch.arange(len(places))))
@@ -247,6 +251,18 @@ def _places(reference: Side, pair: ModulePair, own: Holding, other: Holding, kin
     if plain and whole and other.complete and not pair.partial:
         return None
     return (None if whole and other.complete else entries), places
+
+
+def _common(own: Holding, entries: Tensor, places: Tensor) -> Features | None:
+    """Features of a module of the reference that holds a part of a tensor, of which the port's holds these entries."""
+    ours = own.places[own.matched_axis]
+    assert ours is not None
+    at = {int(entry): int(place) for entry, place in zip(entries, places, strict=True)}
+    both = [(int(mine), at[int(entry)]) for entry, mine in zip(own.entries, ours, strict=True) if int(entry) in at]
+    if not both:
+        return None
+    mine, other = (torch.tensor(each) for each in zip(*sorted(both), strict=True))
+    return (None if torch.equal(mine, torch.arange(len(own.entries))) else mine), other
 
 
 def _feature_axis(reference: Side, module: str, own: Holding, kind: str) -> int | None:

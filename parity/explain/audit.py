@@ -112,7 +112,7 @@ def audit(pair: Pair, full: Mapping[str, Any] | None = None, progress: Progress 
     return Audit(
         versions=Versions(__version__, torch.__version__, references.VERSION),
         port=pair.port.name,
-        reference=pair.reference.class_name,
+        reference=pair.reference.title,
         seed=pair.seed,
         rows=pair.input_ids.shape[0],
         tokens=pair.input_ids.shape[1],

@@ -5,11 +5,12 @@ from dataclasses import replace
 from difflib import SequenceMatcher
 
 from parity.compare.capture import LOGITS
+from parity.compare.lineage import share
 from parity.compare.measure import identical
 from parity.compare.sides import Side, parents
 from parity.compare.stages import Forward, Sides
 from parity.explain.findings import Located, merged, module_of
-from parity.names import fold, template
+from parity.names import fold, numbers, template
 from parity.records import PROMOTED_NOISE, Finding
 
 
@@ -132,7 +133,8 @@ def _untouched(sides: Sides, forward: Forward) -> Iterator[Located]:
         fitting = set(loading.waiting[parameter]) - (set(loading.dropped) if same_function else set())
         if not fitting and not shares_a_tensor(reference, module):
             continue  # nothing is missing that it could have held: a constant of the port's own
-        module = module or next((reference.serves(tensor) for tensor in loading.waiting[parameter]), "")
+        near = sorted(loading.waiting[parameter], key=lambda tensor: numbers(tensor) != numbers(parameter))
+        module = module or next((reference.serves(tensor) for tensor in near), "")
         head = shares_a_tensor(reference, module) or _is_head(reference, module)
         cause = "tied-head" if head else "weights-silently-missing"
         title = f"{parameter} was never loaded, it is as Model(config) left it"
@@ -175,8 +177,9 @@ def _is_head(reference: Side, module: str) -> bool:
 
 def shares_a_tensor(reference: Side, module: str) -> bool:
     """Whether a module uses a tensor that another one uses too, as a tied head does."""
-    own = reference.tensors_of(module)
-    return any(own & reference.tensors_of(name) for name in reference.owned if name != module)
+    own = reference.held(module)
+    others = (each for name in reference.owned if name != module for each in reference.held(name))
+    return any(mine.tensor == other.tensor and share(mine, other) for other in others for mine in own)
 
 
 def _grouped(found: Iterable[Located]) -> tuple[Located, ...]:

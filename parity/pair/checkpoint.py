@@ -1,7 +1,7 @@
 """A released checkpoint: a local directory in the Hub's layout, or a Hub id, opened without reading any weights."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,11 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    source: str, revision: str | None = None, trust_remote_code: bool = False, accept: hub.Accept | None = None
+    source: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    accept: hub.Accept | None = None,
+    stood_for: Container[object] = (),
 ) -> Checkpoint:
     """Open a checkpoint: fully offline if `source` is a directory, else from the Hub or its cache.
 
@@ -49,6 +53,7 @@ def open_checkpoint(
         revision: branch, tag or commit on the Hub.
         trust_remote_code: Python code that comes with the checkpoint may be run, if its architecture needs it.
         accept: is given the parsed config.json before weights are downloaded, and raises if it is the wrong one.
+        stood_for: model types whose code is not needed where transformers lacks it, because something stands in.
 
     Raises:
         ParityError: whatever is wrong with it; says what to do next.
@@ -66,7 +71,7 @@ def open_checkpoint(
         early = None if trust_remote_code else accept  # its code is not there yet
         directory, commit, reached = hub.fetch(source, revision, trust_remote_code, early)
     config = read_config(directory)
-    notes = _code_notes(directory, config, trust_remote_code)
+    notes = _code_notes(directory, config, trust_remote_code, stood_for)
     _refuse_quantised(directory, config)
     if accept is not None:
         accept(config)
@@ -103,7 +108,9 @@ def _json_object(path: Path, next_step: str) -> Mapping[str, Any]:
     return parsed
 
 
-def _code_notes(directory: Path, config: Mapping[str, Any], trusted: bool) -> tuple[str, ...]:
+def _code_notes(
+    directory: Path, config: Mapping[str, Any], trusted: bool, stood_for: Container[object]
+) -> tuple[str, ...]:
     """What is said of Python code in a checkpoint; an architecture that cannot be had without it needs trust."""
     mapped = config.get("auto_map")
     files = sorted(path.name for path in directory.glob("*.py"))
@@ -114,6 +121,8 @@ def _code_notes(directory: Path, config: Mapping[str, Any], trusted: bool) -> tu
 
     if references.implements(config):
         return (f"the checkpoint brings Python code ({what}), which was not run: transformers has the architecture",)
+    if not trusted and references.text_part(config).get("model_type") in stood_for:
+        return (f"the checkpoint brings Python code ({what}), which was not run",)
     if not trusted:
         raise ParityError(
             f"{directory} brings its own Python code ({what}), which is not run, and transformers "

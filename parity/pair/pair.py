@@ -23,7 +23,7 @@ from parity.pair.port import ConfigRefused, DoesNotFit, LoadedPort, Port
 from parity.pair.program import Program, full
 from parity.pair.promote import precision
 from parity.pair.reference import ConfigRejected, Reference
-from parity.pair.small_config import SmallConfig, probe_length, shrink
+from parity.pair.small_config import SmallConfig, probe_length, shrink, with_experts
 from parity.pair.weights import Tensors, randomise
 
 Watch = AbstractContextManager[object] | None
@@ -99,23 +99,22 @@ def make(
     """
     kept = kept or Kept()
     port = ports.resolve(target)
-    told = kept.once(("reference", port.model_types[0]), lambda: _find_reference(port, config, reference))
+    told = _found(port, config, reference, kept)
     described, notes = told[0], list(told[1])
     check_model_type(port, described.model_type)
     both = port, ports.resolve(target, promoted=True)
 
     def on(shrunk: SmallConfig) -> Pair:
         name = ("ground", json.dumps(shrunk.config, sort_keys=True, default=str))
-        ground = kept.once(
-            name, lambda: _ground(replace(described, config=shrunk.config), shrunk.tokens, seed, directory, dtype, kept)
-        )
+        there = references.on(described, shrunk.config)
+        given = None if there.stand_in is None else there.stand_in.told(shrunk.config)
+        ground = kept.once(name, lambda: _ground(there, shrunk.tokens, seed, directory, dtype, kept), given)
         return _on(both, ground, seed, notes)
 
     if not small:
         return on(SmallConfig(described.config, probe_length(described.settings)))
 
-    strict = shrink(described.config, described.settings, deep=deep)
-    faithful = shrink(described.config, described.settings, adversarial=False, deep=deep)
+    strict, faithful = shrunk(described, True, deep), shrunk(described, False, deep)
     try:
         return on(strict)
     except (ConfigRefused, DoesNotFit, ConfigRejected) as error:
@@ -124,6 +123,34 @@ def make(
         differing = [name for name in strict.config if strict.config[name] != faithful.config.get(name)]
         notes.append(f"{', '.join(differing)} kept as related in the real config; not covered: {_reason(error)}")
     return on(faithful)
+
+
+def shrunk(reference: Reference, adversarial: bool = True, deep: bool = False) -> SmallConfig:
+    """The small config of a reference; see `shrink`.
+
+    What a stand-in's function reads and the config leaves out is given where it does not follow from the rest, as the
+    number of groups may from that of experts.
+    """
+    small = shrink(reference.config, reference.settings, adversarial, deep)
+    stand_in, given = reference.stand_in, reference.config
+    if stand_in is None:
+        return small
+    bare = {name: value for name, value in small.config.items() if name in given}
+    own = stand_in.config(given)
+    read = [name for name in reference.settings if name not in given and stand_in.reads(given, name)]
+    wanted = {name: small.config.get(name, own.get(name)) for name in read}
+    for config in (bare, with_experts(bare, 2), with_experts(bare, 4)):
+        made = stand_in.config(config)
+        if all(made.get(name) == value for name, value in wanted.items()):
+            return replace(small, config=config)
+    return replace(small, config=bare | wanted)
+
+
+def _found(port: Port, config: Path | None, reference: str | None, kept: Kept) -> tuple[Reference, list[str]]:
+    """The reference, found once unless the port itself says which it is."""
+    if port.stand_ins:
+        return _find_reference(port, config, reference)
+    return kept.once(("reference", port.model_types[0]), lambda: _find_reference(port, config, reference))
 
 
 def find_reference(port: Port, config: Path | None, reference: str | None) -> tuple[Reference, list[str]]:
@@ -142,11 +169,25 @@ def find_reference(port: Port, config: Path | None, reference: str | None) -> tu
     return described, notes
 
 
+def refuse_part(reference: Reference, config: Mapping[str, Any]) -> None:
+    """Refuse a stand-in for the language model in a checkpoint of more, whose names nothing is said of.
+
+    Raises:
+        ParityError: it is such a one.
+    """
+    if reference.stand_in is not None and references.text_part(config) is not config:
+        raise ParityError(
+            f"{reference.title}, a part of the checkpoint: STAND_INS names tensors of whole checkpoints only",
+            "Give a checkpoint of the language model alone.",
+        )
+
+
 def _find_reference(port: Port, config: Path | None, reference: str | None) -> tuple[Reference, list[str]]:
     source, raw = _read_config(port, config, reference)
     language_model = references.text_part(raw)
     notes = [] if language_model is raw else [f"text part of {source} compared, the rest is not covered"]
-    return references.describe(language_model), notes
+    described = references.describe(language_model, port.stand_ins)
+    return described, [*notes, *described.notes]
 
 
 def promoted_reference(pair: Pair, watch: Watch = None) -> nn.Module:
@@ -188,7 +229,7 @@ def _stored_in(pair: Pair, dtype: torch.dtype) -> tuple[nn.Module, Path]:
     try:
         directory = Path(tempfile.mkdtemp(dir=pair.checkpoint))
         model = references.stored_in(pair.reference, pair.reference_model, directory / "before", dtype)
-        references.save(model, directory, pair.reference.config)
+        references.save(model, directory, pair.reference.config, pair.reference.stand_in)
     except OSError as error:
         raise ParityError(f"cannot write the weights: {error}", "Free some space, or set TMPDIR.") from error
     return model, directory
@@ -202,14 +243,13 @@ def perturbed(pair: Pair, tensor: str) -> LoadedPort:
 
 def _ground(reference: Reference, length: int, seed: int, directory: Path, dtype: torch.dtype, kept: Kept) -> _Ground:
     """The reference's half, on exactly this config."""
-    reference = references.describe(reference.config)
     model = references.build(reference, promoted=False)
     randomise(model, seed, references.input_axes(model))
     try:
         directory = Path(tempfile.mkdtemp(dir=directory))
         if dtype != torch.float32:
             model = references.stored_in(reference, model, directory / "float32", dtype)
-        references.save(model, directory, reference.config)
+        references.save(model, directory, reference.config, reference.stand_in)
     except OSError as error:
         raise ParityError(
             f"cannot write the reference's weights: {error}", "Free some space, or set TMPDIR."

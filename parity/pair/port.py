@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from parity.errors import ParityError
-from parity.names import shown
+from parity.names import pattern, shown
 from parity.packages import BUILT_IN, ENTRY_POINTS
 from parity.pair.promote import precision
+from parity.pair.stand_in import StandIn, declared
 from parity.pair.weights import MissingTensor, Tensors
 
 PORT_FAILS = (Exception, SystemExit)  # whatever a port raises, or ends with, is told as its fault
@@ -42,6 +43,7 @@ class Port:
     load_weights: Callable[[nn.Module, Mapping[str, Tensor]], object] | None
     modules: Mapping[str, str] = field(default_factory=dict)
     encode: Callable[..., Any] | None = None
+    stand_ins: Mapping[str, StandIn] = field(default_factory=dict)
     spoil: Callable[[nn.Module], object] | None = None
 
 
@@ -201,21 +203,22 @@ def _contract(name: str, module: object, default_type: str) -> Port:
             f"{name} has neither WEIGHTS nor load_weights",
             "Add one of them: it says where checkpoint tensors go, docs/writing-a-port.md.",
         )
-    declared = getattr(module, "MODEL_TYPES", None)
+    types = getattr(module, "MODEL_TYPES", None)
     encode = getattr(module, "encode", None) or getattr(module, "tokenize", None)
-    declared = (declared,) if isinstance(declared, str) else declared
+    types = (types,) if isinstance(types, str) else types
     assert config_class is not None
     assert model_class is not None
     return Port(
         name=name,
-        model_types=tuple(declared or (default_type,)),
-        declares_model_types=bool(declared),
+        model_types=tuple(types or (default_type,)),
+        declares_model_types=bool(types),
         make_config=config_class.from_hf,
         make_model=model_class,
         weights=weights if isinstance(weights, Mapping) and not callable(load_weights) else None,
         load_weights=load_weights if callable(load_weights) else None,
         modules=dict(getattr(module, "MODULES", None) or {}),
         encode=encode if callable(encode) else None,
+        stand_ins=declared(name, getattr(module, "STAND_INS", None)),
     )
 
 
@@ -338,17 +341,13 @@ def _load_by_templates(
 
 def placed(port: Port, names: Iterable[str]) -> Iterator[tuple[str, str | None]]:
     """Where WEIGHTS puts tensors: each that it speaks of with its place, None for those dropped on purpose."""
-    patterns = [(_pattern(template), target) for template, target in (port.weights or {}).items()]
+    patterns = [(pattern(template), target) for template, target in (port.weights or {}).items()]
     for name in names:
         match, target = next(
             ((match, target) for pattern, target in patterns if (match := pattern.fullmatch(name))), (None, None)
         )
         if match is not None:
             yield name, None if target is None else target.format(*match.groups())
-
-
-def _pattern(template: str) -> re.Pattern[str]:
-    return re.compile(re.escape(template).replace(r"\{\}", r"(\d+)"))
 
 
 def _copy(port: Port, name: str, tensor: Tensor, place: str, places: Mapping[str, Tensor]) -> None:

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Mapping, Set
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 import torch
 import transformers
 import transformers.modeling_utils  # every model needs it, and its import is best paid for with the others
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -24,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 
 from parity.errors import ParityError
 from parity.pair.promote import precision
+from parity.pair.stand_in import StandIn
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -40,13 +42,31 @@ class Reference:
     """One reference architecture with one config.
 
     config is the parsed config.json that both sides are built from; settings are all fields with the class's defaults
-    filled in, under the class's own names.
+    filled in, under the class's own names. stand_in: what makes the class's config of that one, if the class is of
+    another model type, and what its tensors are called on disk.
     """
 
     model_type: str
     class_name: str
     config: Mapping[str, Any]
     settings: Mapping[str, Any]
+    stand_in: StandIn | None = None
+
+    @property
+    def title(self) -> str:
+        """The class, and what it stands in for."""
+        return self.class_name if self.stand_in is None else f"{self.class_name} standing in for {self.model_type}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a comparison with a stand-in does not show."""
+        if self.stand_in is None:
+            return ()
+        return (
+            f"transformers {VERSION} has no class for {self.model_type}: {self.class_name} stands in for it, because "
+            f"the port says that it computes the same function; code released for {self.model_type} was not run, so "
+            "that nothing shows where both differ from it",
+        )
 
 
 def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -102,11 +122,20 @@ def _class_name(model_type: object) -> str | None:
 
 def _model_class(reference: Reference) -> Any:
     own = getattr(transformers, reference.class_name, None)
-    return own or MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[reference.model_type]]
+    return own or MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[_own_config(reference)["model_type"]]]
 
 
-def describe(config: Mapping[str, Any]) -> Reference:
+def _own_config(reference: Reference) -> Mapping[str, Any]:
+    """The config that the class itself is built from."""
+    return reference.config if reference.stand_in is None else reference.stand_in.config(reference.config)
+
+
+def describe(config: Mapping[str, Any], stand_ins: Mapping[str, StandIn] | None = None) -> Reference:
     """Find the causal-LM class that `config` (a parsed config.json) belongs to, and read the config with it.
+
+    Args:
+        config: the parsed config.json.
+        stand_ins: by model type, what to take where transformers has no class for it.
 
     Raises:
         ParityError: no or unknown `model_type`, no causal LM for it, or a value that the class rejects.
@@ -117,12 +146,29 @@ def describe(config: Mapping[str, Any]) -> Reference:
             "the config has no model_type", 'Add "model_type", for instance "llama", or use a config.json.'
         )
     class_name = _class_name(model_type)
+    stand_in = None if class_name else (stand_ins or {}).get(model_type)
+    if stand_in is not None:
+        own = stand_in.config(config)["model_type"]
+        class_name = _class_name(own)
+        if class_name is None:
+            raise stand_in.wrong(
+                f"gives model_type {own!r}, of which transformers {VERSION} has no causal language model"
+            )
     if class_name is None:
         near = get_close_matches(model_type, list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), 3)
         hint = f"Did you mean {' or '.join(near)}?" if near else "Check the spelling, or upgrade transformers."
         raise ParityError(f"transformers {VERSION} has no causal language model of model_type {model_type!r}", hint)
-    reference = Reference(model_type, class_name, dict(config), {})
-    return Reference(model_type, class_name, dict(config), _config_object(reference).to_dict())
+    reference = Reference(model_type, class_name, dict(config), {}, stand_in)
+    return replace(reference, settings=_config_object(reference).to_dict())
+
+
+def on(reference: Reference, config: Mapping[str, Any]) -> Reference:
+    """The same reference on another config.
+
+    Raises:
+        ParityError: the class rejects it.
+    """
+    return describe(config, {} if reference.stand_in is None else {reference.model_type: reference.stand_in})
 
 
 def build(reference: Reference, promoted: bool, watch: AbstractContextManager[object] | None = None) -> nn.Module:
@@ -262,9 +308,22 @@ def _with_tied(model: nn.Module, names: Set[str]) -> set[str]:
     return {*names, *(name for name, parameter in by_name.items() if id(parameter) in held)}
 
 
-def save(model: nn.Module, directory: Path, config: Mapping[str, Any]) -> None:
-    """Write weights as `save_pretrained` does, and config.json as given, so that both sides read the same fields."""
+def save(model: nn.Module, directory: Path, config: Mapping[str, Any], stand_in: StandIn | None = None) -> None:
+    """Write weights as `save_pretrained` does, and config.json as given, so that both sides read the same fields.
+
+    A stand-in's weights are written under the names of what it stands in for.
+
+    Raises:
+        ParityError: the stand-in does not say for each of its tensors where on disk it lies.
+    """
     model.save_pretrained(directory)  # type: ignore[operator]
+    if stand_in is not None:
+        files = sorted(directory.glob("*.safetensors"))
+        tensors = {name: tensor for file in files for name, tensor in load_file(file).items()}
+        stored = stand_in.stored(tensors)
+        for file in directory.glob("model*.safetensors*"):
+            file.unlink()
+        save_file(stored, directory / "model.safetensors", {"format": "pt"})
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -388,9 +447,10 @@ def generate(
 
 
 def _config_object(reference: Reference) -> Any:
-    config_class = CONFIG_MAPPING[reference.model_type]
+    own = dict(_own_config(reference))
+    config_class = CONFIG_MAPPING[own["model_type"]]
     try:
-        config = config_class.from_dict(dict(reference.config))
+        config = config_class.from_dict(own)
     except Exception as error:  # transformers raises its own validation classes beside the built-in ones
         raise ConfigRejected(
             f"{config_class.__name__} rejects the config: {error}", "Mend the value in the config."

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -90,6 +91,7 @@ def prepare(request: Request) -> Setting:
     device = device_of(request.device, dtype)
     port, opened = _sides(request)
     reference, notes = pairs.find_reference(port, None, str(opened.directory))
+    pairs.refuse_part(reference, opened.config)
     encoded = _encode(request, opened, port, reference)
     most, more = _room(reference, encoded.prompts, request.most)
     stops = generation_config.stops(opened, reference.config)
@@ -122,14 +124,18 @@ def _sides(request: Request) -> tuple[Port, Checkpoint]:
         port = ports.resolve(defaults["port"] if request.port is None else request.port)
         return port, open_checkpoint(_shipped(port, defaults["checkpoints"]), request.revision)
     if request.port is None:
-        opened = open_checkpoint(request.pretrained, request.revision, request.trust_remote_code)
-        return _port_of(opened), opened
+        known = _built_in()
+        stood_for = {model_type for port in known for model_type in port.stand_ins}
+        opened = open_checkpoint(request.pretrained, request.revision, request.trust_remote_code, stood_for=stood_for)
+        return _port_of(opened, known), opened
     port = ports.resolve(request.port)
 
     def accept(config: Mapping[str, Any]) -> None:
-        pairs.check_model_type(port, references.describe(references.text_part(config)).model_type)
+        pairs.check_model_type(port, references.describe(references.text_part(config), port.stand_ins).model_type)
 
-    return port, open_checkpoint(request.pretrained, request.revision, request.trust_remote_code, accept)
+    return port, open_checkpoint(
+        request.pretrained, request.revision, request.trust_remote_code, accept, port.stand_ins
+    )
 
 
 def _shipped(port: Port, checkpoints: Mapping[str, str]) -> str:
@@ -141,14 +147,19 @@ def _shipped(port: Port, checkpoints: Mapping[str, str]) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _port_of(opened: Checkpoint) -> Port:
+def _built_in() -> list[Port]:
+    """The ports that need not be named."""
+    found = []
+    for name in ports.built_in_names():
+        with suppress(ParityError):  # somebody else's that does not import
+            found.append(ports.resolve(name))
+    return found
+
+
+def _port_of(opened: Checkpoint, known: Sequence[Port]) -> Port:
     """The built-in port that implements a checkpoint's model type."""
     model_type = references.text_part(opened.config).get("model_type")
-    for name in ports.built_in_names():
-        try:
-            port = ports.resolve(name)
-        except ParityError:  # somebody else's that does not import
-            continue
+    for port in known:
         if model_type in port.model_types:
             return port
     raise ParityError(f"no port of model_type {model_type!r} comes with Parity", "Name one: a file will do.")

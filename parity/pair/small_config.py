@@ -170,6 +170,11 @@ def _experts(known: Mapping[str, Any]) -> dict[str, Any]:
     return small
 
 
+def with_experts(config: Mapping[str, Any], times: int) -> dict[str, Any]:
+    """A config with so many times as many experts, from whose number others may follow."""
+    return {**config, **{name: times * config[name] for name in _EXPERTS if config.get(name)}}
+
+
 def _layers(known: Mapping[str, Any]) -> dict[str, Any]:
     """Fewer layers: at least two of each kind, in an order that the full model has too."""
     layers_name, count = _first(_LAYERS, known), _layer_count(known)

@@ -12,6 +12,7 @@ from parity.pair.lifting import Streamed
 from parity.pair.mapped import Mapped, described, hold, without_memory
 from parity.pair.reference import Made, Placement, Reference
 from parity.pair.safetensors_header import Entry
+from parity.pair.stand_in import Apart, Place
 
 _SHOWN = 3  # names in an error
 
@@ -32,28 +33,51 @@ def reference_on(
         ParityError: tensors are missing, left over, or of another shape or kind than the class has.
     """
     model = references.build(reference, promoted, without_memory())
-    bare = described(entries)
-    placement = references.placement(model, bare)
-    _check_names(reference, placement, ignored)
     expected = model.state_dict()
+    places = _places(reference, expected, entries)
+    bare, own = Apart(described(entries), places), Apart(tensors, places)
+    placement = references.placement(model, bare)
+    _check_names(reference, placement, places, ignored)
     given = {target: bare[name] for target, name in placement.plain.items()}
-    sources = dict(placement.plain)
+    sources = {target: places[name][0] for target, name in placement.plain.items()}
     for each in placement.made:
         made = each.made_of(bare)
         given |= made
-        sources |= dict.fromkeys(made, each.tensors[0][0])
+        sources |= dict.fromkeys(made, places[each.tensors[0][0]][0])
     for target, tensor in given.items():
         _check_fit(reference, sources[target], tensor, target, expected[target])
-    hold(model, {target: tensors[name] for target, name in placement.plain.items()})
+    hold(model, {target: own[name] for target, name in placement.plain.items()})
     makers: dict[str, Callable[[], Tensor]] = {
-        target: partial(_made, each, tensors, target) for each in placement.made for target in each.made_of(bare)
+        target: partial(_made, each, own, target) for each in placement.made for target in each.made_of(bare)
     }
-    return Streamed(model, once(model, given), makers, tensors=sources, spare=placement.spare)
+    return Streamed(model, once(model, given), makers, tensors=sources, spare=_stored(placement.spare, places))
 
 
 def spare_tensors(reference: Reference, entries: Mapping[str, Entry]) -> frozenset[str]:
     """Tensors of a checkpoint that the reference has no use for, and leaves out on purpose."""
-    return references.placement(references.build(reference, False, without_memory()), described(entries)).spare
+    model = references.build(reference, False, without_memory())
+    places = _places(reference, model.state_dict(), entries)
+    return _stored(references.placement(model, Apart(described(entries), places)).spare, places)
+
+
+def own_tensors(
+    reference: Reference, tensors: Mapping[str, Tensor], entries: Mapping[str, Entry]
+) -> Mapping[str, Tensor]:
+    """A checkpoint's tensors as the reference's class has them on disk, which may stand in for that of the port."""
+    expected = references.build(reference, False, without_memory()).state_dict()
+    return Apart(tensors, _places(reference, expected, entries))
+
+
+def _places(reference: Reference, expected: Mapping[str, Tensor], entries: Mapping[str, Entry]) -> dict[str, Place]:
+    """Where the tensors of the reference's class lie in a checkpoint, by the names that the class has for them."""
+    if reference.stand_in is None:
+        return {name: (name, None) for name in entries}
+    shapes = {name: entry.shape for name, entry in entries.items()}
+    return reference.stand_in.apart(shapes, {name: tensor.shape for name, tensor in expected.items()})
+
+
+def _stored(names: Iterable[str], places: Mapping[str, Place]) -> frozenset[str]:
+    return frozenset(places[name][0] for name in names)
 
 
 def tensor_names(reference: Reference) -> list[str]:
@@ -61,7 +85,7 @@ def tensor_names(reference: Reference) -> list[str]:
     return list(references.build(reference, False, without_memory()).state_dict())
 
 
-def _made(made: Made, tensors: Mapped, target: str) -> Tensor:
+def _made(made: Made, tensors: Mapping[str, Tensor], target: str) -> Tensor:
     return made.made_of(tensors)[target]
 
 
@@ -77,13 +101,17 @@ def once(model: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _check_names(reference: Reference, placement: Placement, ignored: Collection[str]) -> None:
+def _check_names(
+    reference: Reference, placement: Placement, places: Mapping[str, Place], ignored: Collection[str]
+) -> None:
     if placement.missing:
+        stand_in = reference.stand_in
+        missing = [stand_in.name_on_disk(name) for name in placement.missing] if stand_in else placement.missing
         raise ParityError(
-            f"the checkpoint lacks {some(placement.missing)}, which {reference.class_name} needs",
+            f"the checkpoint lacks {some(missing)}, which {reference.class_name} needs",
             _nearest(placement) or "Check config.json against the weights.",
         )
-    left = [name for name in placement.unexpected if name not in ignored]
+    left = sorted(_stored(placement.unexpected, places) - set(ignored))
     if left:
         raise ParityError(
             f"the checkpoint holds {some(left)}, for which {reference.class_name} has no place",

@@ -32,7 +32,7 @@ def commands(report: Report, prefix: str = "") -> Iterator[str]:
         told = "\n".join([headline, *plain.missing(report)])
         yield command("error", f"{prefix}Parity could not compare", told, _file(report))
     elif report.verdict == "pass":
-        yield command("notice", f"{prefix}Parity: pass", headline, {})
+        yield command("notice", f"{prefix}Parity: pass", "\n".join([headline, *report.notes]), {})
     elif not report.findings:
         wrong = [f"{each.name}: {words.figures(each)}" for each in report.boundaries if words.own(each)]
         yield command("error", f"{prefix}Parity: fail", "\n".join([headline, *wrong]), _file(report))

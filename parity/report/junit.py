@@ -62,7 +62,8 @@ def _properties(report: Report) -> dict[str, str]:
     versions = report.versions
     made_with = {"parity": versions.parity, "torch": versions.torch, "transformers": versions.transformers}
     run = {"weights": report.weights, "dtype": report.dtype, "seed": str(report.seed)}
-    return {"port": report.port, "reference": report.reference, **made_with, **run}
+    notes = {"notes": "; ".join(report.notes)} if report.notes else {}
+    return {"port": report.port, "reference": report.reference, **made_with, **run, **notes}
 
 
 def _made(name: str, cases: Iterable[TestCase], seconds: float, properties: Mapping[str, str]) -> TestSuite:

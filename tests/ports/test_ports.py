@@ -14,8 +14,9 @@ from torch import nn
 import parity
 import parity.records
 from parity.pair import reference as references
+from parity.pair.pair import shrunk
+from parity.pair.port import resolve
 from parity.pair.promote import precision
-from parity.pair.small_config import shrink
 
 
 @dataclass(frozen=True)
@@ -290,6 +291,39 @@ PORTS = {
         ),
         fused=".experts",
     ),
+    "sarvam": Case(
+        config="sarvam-30b.json",
+        boundaries=130,
+        variants={
+            "released": {},
+            "biases, and no q/k norm": {"use_qkv_bias": True, "use_qk_norm": False, "tie_word_embeddings": True},
+            "in the newer form": {
+                "rope_theta": None,
+                "rope_scaling": None,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 8e6},
+                "num_shared_experts": 2,
+                "n_group": 2,
+                "topk_group": 1,
+            },
+            "the larger one": {},
+            "the larger one, with groups of its own": {"n_group": 8, "topk_group": 4},
+        },
+        refused=(
+            ("hidden_act", "gelu"),
+            ("score_function", "softmax"),
+            ("norm_topk_prob", False),
+            ("num_shared_experts", 0),
+            ("num_experts_per_tok", 1),
+            ("use_bias", True),
+            ("rope_scaling", YARN),
+            ("model_type", "sarvam_mla"),
+        ),
+        fused=".experts",
+        others={
+            "the larger one": "sarvam-105b.json",
+            "the larger one, with groups of its own": "sarvam-105b.json",
+        },
+    ),
     "nemotron_h": Case(
         config="nemotron-3-nano-30b-a3b.json",
         boundaries=70,
@@ -321,7 +355,8 @@ PORTS = {
 VARIANTS = [(port, name) for port, case in PORTS.items() for name in case.variants]
 REFUSED = [(port, *refused) for port, case in PORTS.items() for refused in case.refused]
 SLIDE = [("gemma3", "released"), ("gemma4", "released"), ("qwen3", "later layers slide"), ("qwen3", "layer types")]
-DECODE = [*((port, "released") for port in PORTS), *SLIDE[2:], ("gemma4", "layer embeddings, shared keys")]
+MORE = [("gemma4", "layer embeddings, shared keys"), ("sarvam", "the larger one")]
+DECODE = [*((port, "released") for port in PORTS), *SLIDE[2:], *MORE]
 
 Small = Callable[[str, str], dict[str, Any]]
 
@@ -341,8 +376,7 @@ def small(configs: Path) -> Small:
         released = json.loads((configs / case.others.get(variant, case.config)).read_text())
         config = {**references.text_part(released), **changes}
         config = {name: value for name, value in config.items() if not (name in changes and value is None)}
-        described = references.describe(config)
-        return dict(shrink(described.config, described.settings).config)
+        return dict(shrunk(references.describe(config, resolve(port).stand_ins)).config)
 
     return make
 

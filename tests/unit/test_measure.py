@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from parity.compare.measure import best_layout, find_order, layouts, relative_error, worst
+from parity.compare.capture import Endpoint
+from parity.compare.measure import Layout, Order, best_layout, find_order, layouts, relative_error, worst
+from parity.compare.wires import Wire
 
 REFERENCE = torch.randn(3, 5, 24, generator=torch.Generator().manual_seed(0))
 
@@ -100,3 +102,17 @@ def test_errors() -> None:
     assert relative_error(torch.ones(2), torch.zeros(2)) == math.inf
     assert relative_error(torch.tensor([1, 2]), torch.tensor([1, 3])) == 0.5
     assert worst(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 2.0])) == (2.0, 1.0)
+
+
+def test_one_row_laid_over_none() -> None:
+    """An expert that no token is sent to gives no rows, and nothing is raised."""
+    assert Layout((0, 1), broadcast=True).to_reference(torch.empty(1, 4), torch.Size([0, 4])).shape == (0, 4)
+
+
+def test_an_order_of_other_rows_hands_nothing_on() -> None:
+    """An order of axis entries, found on one run, in another run with fewer of them."""
+    ends = Endpoint("ours", 0, "output"), Endpoint("theirs", 0, "output")
+    wire = Wire(*ends, 0, 0, Layout((0, 1), order=Order(0, torch.tensor([2, 0, 1]))))
+    own = torch.rand(2, 4)
+    assert torch.equal(wire.handed_on(own, torch.rand(2, 4)), own)
+    assert wire.handed_on(torch.rand(3, 4), torch.rand(3, 4)).shape == (3, 4)
