@@ -33,7 +33,7 @@ bench-bugs: .venv/.installed-dev ## Measure how many bugs Parity finds, and writ
 	$(BIN)/python -m bench.bugs --write docs/benchmark.md
 
 coverage: .venv/.installed-dev ## Audit the ports that come with Parity, and write fixtures/coverage.json
-	$(BIN)/python -m bench.coverage --ports gemma3 gpt2 llama3 qwen3 --write fixtures/coverage.json
+	$(BIN)/python -m bench.coverage --write fixtures/coverage.json
 
 cards: .venv/.installed-dev ## Audit the fields of all configs, and measure the table of cards: fixtures/effects.json, docs/cards.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.effects --write fixtures/effects.json

@@ -77,10 +77,19 @@ def keep(pair: Pair, found: Audit) -> bool:
     return True
 
 
-def shipped(audits: Mapping[str, Audit]) -> str:
-    """The text of the shipped file, given what was found by key."""
-    entries = {name: {"port": found.port, **asdict(found.coverage)} for name, found in audits.items()}
+def shipped(audits: Mapping[str, Audit], before: Mapping[str, Any] | None = None) -> str:
+    """The text of the shipped file, given what was found by key.
+
+    Args:
+        audits: what was found.
+        before: the file as it was, parsed; of ports that were not audited now it keeps what still holds.
+    """
     versions = {"audit": VERSION, "transformers": references.VERSION}
+    entries = {name: {"port": found.port, **asdict(found.coverage)} for name, found in audits.items()}
+    ports = {found.port for found in audits.values()}
+    if before is not None and versions.items() <= before.items():
+        kept = {name: each for name, each in before["coverages"].items() if each["port"] not in ports}
+        entries = dict(sorted({**kept, **entries}.items(), key=lambda each: each[1]["port"]))
     return json.dumps({**versions, "coverages": entries}, indent=1) + "\n"
 
 
