@@ -174,8 +174,8 @@ class Places(Reader):
                 continue
             seen.add(made)
             maker = self.step(made)
-            roles = {self.role(name) for name, _ in maker.modules}
-            if maker.function is None or Role.router in roles or Role.experts in roles:
+            around = next((role for name, _ in maker.modules if (role := self.role(name)) in _ROUTING), None)
+            if maker.function is None or around in (Role.router, Role.experts):
                 continue
             taps = self._gated(maker) or self._activated(maker)
             if taps is None:
