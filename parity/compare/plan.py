@@ -13,6 +13,7 @@ from torch import nn
 from parity.compare.align import ModulePair
 from parity.compare.blocks import Chain, chain, containers
 from parity.compare.capture import LOGITS, Endpoint
+from parity.compare.sides import parameters
 from parity.compare.stages import Forward, Sides
 from parity.compare.wires import Wire
 from parity.names import template
@@ -141,8 +142,8 @@ def habits(pair: Pair, sides: Sides) -> Habits:
         held.setdefault(template(name), set()).update(map(template, tensors))
     lowered = {
         template(name): parameter.dtype
-        for name, parameter in pair.port_model.model.named_parameters()
-        if parameter.dtype != pair.dtype
+        for name, parameter in parameters(pair.port_model.model).items()
+        if name in loading.held and parameter.dtype != pair.dtype  # buffers too: a router's correction is one
     }
     return Habits(
         untouched=frozenset(map(template, loading.untouched)),

@@ -88,6 +88,8 @@ def read_in_another_order(context: Context, step: Step) -> Iterator[Mutation]:
 
 def parts_of(context: Context, step: Step) -> Iterator[Mutation]:
     """Parts of a fused value taken in another order, or read as if they were interleaved."""
+    if any(value.ndim == 0 for value in step.values):
+        return
     count = len(step.values)
     cause = "gate-up-order" if count == 2 and context.place(step).role in (Role.mlp, Role.experts) else "split-layout"
     for first in range(count):

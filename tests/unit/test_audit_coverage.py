@@ -48,8 +48,8 @@ def found(pair: Pair) -> Audit:
     return Audit(Versions("1", "2", "3"), "gpt2", "GPT2LMHeadModel", pair.seed, 3, 41, fields, (), tried)
 
 
-# The audits of the other ports take minutes each, and are made when somebody asks for them.
-AUDITED = ("gemma3", "gpt2", "llama3", "qwen3")
+AUDITED = built_in_names()
+SEEING = ("gemma3", "gpt2", "llama3", "qwen3", "olmo3", "sarvam")  # whose checks miss nothing
 
 
 @pytest.mark.parametrize("port", AUDITED)
@@ -58,8 +58,11 @@ def test_what_is_shipped_is_what_a_check_looks_up(port: str, tmp_path: Path) -> 
     made = pairs.make(port, None, None, True, 0, tmp_path)
     known = coverage.known(made)
     assert known is not None, "run `make coverage`"
-    assert known.mutations.caught == known.mutations.applicable > 500, known.mutations.missed
-    assert known.mutations.missed == known.fields.blind == ()
+    assert known.mutations.applicable > 500
+    assert known.mutations.applicable - known.mutations.caught <= 10, known.mutations.missed
+    if port in SEEING:
+        assert known.mutations.caught == known.mutations.applicable
+        assert known.mutations.missed == known.fields.blind == ()
     assert len(known.fields.seen) > 10
 
 
@@ -68,9 +71,8 @@ def test_what_is_shipped_is_small_and_of_this_version(root: Path) -> None:
     text = (root / "fixtures" / "coverage.json").read_text()
     shipped = json.loads(text)
     assert sorted(entry["port"] for entry in shipped["coverages"].values()) == sorted(AUDITED)
-    assert set(AUDITED) < set(built_in_names())
     assert (shipped["audit"], shipped["transformers"]) == (coverage.VERSION, references.VERSION)
-    assert len(text) < 10_000
+    assert len(text) < 20_000
 
 
 def test_the_key_follows_all_that_settles_an_audit(pair: Pair) -> None:
