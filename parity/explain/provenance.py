@@ -6,7 +6,7 @@ line to mend is where it got its value.
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -74,6 +74,12 @@ def number_at(file: str, line: int, scope: Mapping[str, Any], wanted: float) -> 
         if value is not None and _alike(value, wanted):
             return node.lineno, node.end_lineno or node.lineno, node.col_offset, node.end_col_offset or 0
     return None
+
+
+def named_origin(use: Use, wrong: float) -> int | None:
+    """The line that gives a wrong number its value, where the function around its use names it; None if it does not."""
+    named = number_at(use.file, use.line, use.scope, wrong)
+    return None if named is None else origin(replace(use, line=named[0], span=named), wrong)
 
 
 def _literal(code: Parsed, wrong: float, line: int) -> int:

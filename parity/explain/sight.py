@@ -10,7 +10,7 @@ from parity.compare.capture import Endpoint
 from parity.explain.diagnose import Fault
 from parity.explain.locate import Code, Values, source_at
 from parity.explain.match import same
-from parity.explain.provenance import Use, built_at, number_at, origin
+from parity.explain.provenance import Use, built_at, named_origin, origin
 from parity.explain.room import Room
 from parity.explain.trace import Frame, Ref, Step
 from parity.records import Source
@@ -147,7 +147,6 @@ class Sight:
         if not (frames := self.code.frames(step)):
             return None
         frame, *outer = frames
-        if (span := number_at(frame.file, frame.line, step.scope, number)) is None:
-            return source_at(frame.file, frame.line)
         callers = tuple(each.line for each in outer if each.file == frame.file)
-        return source_at(frame.file, origin(Use(frame.file, span[0], span, step.scope, step.module, callers), number))
+        use = Use(frame.file, frame.line, frame.span, step.scope, step.module, callers)
+        return source_at(frame.file, named_origin(use, number) or frame.line)

@@ -16,7 +16,7 @@ from parity.explain.astray import Astray, Executed
 from parity.explain.cells import cells_of
 from parity.explain.hypotheses import Verdict, explained
 from parity.explain.locate import Code, raised_at, source_at
-from parity.explain.provenance import Use, number_at, origin
+from parity.explain.provenance import Use, named_origin, origin
 from parity.explain.record import code_files, executed
 from parity.explain.roles import Role, role_of
 from parity.explain.trace import Ref, Step, TooLarge
@@ -237,14 +237,12 @@ class _Desk:
         cells = self.astray.run.cells[self.astray.run.call(step.number)]
         known = {0, 1, cells.start, cells.so_far, cells.tokens}
         callers = tuple(each.line for each in outer if each.file == frame.file)
+        use = Use(frame.file, frame.line, frame.span, step.scope, step.module, callers)
         for number in _numbers(step):
             if number not in known:
-                return origin(Use(frame.file, frame.line, frame.span, step.scope, step.module, callers), number)
-        for kept in self._kept:
-            used = number_at(frame.file, frame.line, step.scope, kept)
-            if used is not None:
-                return origin(Use(frame.file, used[0], used, step.scope, step.module, callers), kept)
-        return frame.line
+                return origin(use, number)
+        named = (named_origin(use, kept) for kept in self._kept)
+        return next((line for line in named if line is not None), frame.line)
 
     @property
     def _kept(self) -> list[int]:
