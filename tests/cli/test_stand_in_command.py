@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from parity.pair import reference as references
 from parity.pair.port import resolve
 from parity.pair.weights import randomise
+from tests.cli.test_pretrained import refused
 
 Run = Callable[..., tuple[int, str, str]]
 Port = Callable[..., Path]
@@ -48,16 +49,6 @@ def checkpoint(tmp_path: Path, configs: Path) -> Path:
     (folder / "modeling_sarvam_moe.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     (tmp_path / "ids.json").write_text(json.dumps(torch.randint(0, 320, (40,)).tolist()))
     return folder
-
-
-def refused(result: tuple[int, str, str], *wanted: str) -> None:
-    """Exit code 2 and one line."""
-    code, out, err = result
-    assert (code, out) == (2, ""), (out, err)
-    assert err.count("\n") == 1
-    assert err.startswith("parity: ")
-    for text in wanted:
-        assert text in err, err
 
 
 def test_every_format_says_so(run: Run, tmp_path: Path) -> None:
