@@ -86,13 +86,11 @@ def run(
         def each(label: str, judging: Callable[[Case], Result], cases: Sequence[Case]) -> tuple[Result, ...]:
             waiting = [case for case in cases if notes.get(label, case.key) is None]
             task = progress.add_task(label, total=len(cases), completed=len(cases) - len(waiting))
-            for start in range(0, len(waiting), jobs * CASES_PER_PROCESS):
-                with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-                    batch = waiting[start : start + jobs * CASES_PER_PROCESS]
-                    futures = {pool.submit(judging, case): case.key for case in batch}
-                    for future in as_completed(futures):
-                        notes.put(label, futures[future], future.result())
-                        progress.advance(task)
+            with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=CASES_PER_PROCESS) as pool:
+                futures = {pool.submit(judging, case): case.key for case in waiting}
+                for future in as_completed(futures):
+                    notes.put(label, futures[future], future.result())
+                    progress.advance(task)
             return tuple(notes.get(label, case.key) for case in cases)
 
         return Results(

@@ -19,7 +19,7 @@ from parity.explain.play import Playing, backward
 from parity.explain.roles import Role
 from parity.explain.room import Room
 from parity.explain.trace import Ref, Tape
-from parity.names import template
+from parity.names import numbers, template
 from parity.pair.promote import double
 from parity.records import PROMOTED_NOISE, Explanation
 
@@ -185,7 +185,10 @@ def _meant_for(room: Room, endpoint: Endpoint, wanted: _Wanted) -> Fault | None:
         return None
     other, target = found[0], room.tapes.reference.steps[targets[0].step]
     what, verb = room.context.name_of(other), "were given" if endpoint.kind == "input" else "gave"
-    blocks = {room.context.place(target).role, *(room.context.role_of(name) for name in (what.split()[-1],))}
+    ends = endpoint.module, what.split()[-1]
+    blocks = {room.context.place(target).role, room.context.role_of(ends[1])}
+    if len({numbers(name)[:1] for name in ends} | {()}) == 2 and Role.layer not in map(room.context.role_of, ends):
+        blocks = set()  # both are in one layer
     outer = room.context.role_of(endpoint.module.rpartition(".")[0])
     cause = "layer-wiring" if Role.layer in blocks else "residual-topology"
     mutation = Mutation(

@@ -10,6 +10,7 @@ from parity.explain.roles import Role
 from parity.explain.trace import Step
 
 GATES = ("sigmoid", "nn.functional.sigmoid", "nn.functional.silu", "silu")
+_ROUTER = 60  # operations of a router, at most
 Change = Callable[[Playing, Step], Tensor]
 
 
@@ -36,6 +37,8 @@ def cause_at(context: Context, step: Step, name: str) -> str:
         return "attention-mask"
     if role == Role.mlp and _sums_experts(context, step):
         return "moe-combine"
+    if role == Role.router and step.name in ("mul", "mul_") and _has_chosen(context, step):
+        return "moe-combine"
     return {
         Role.embedding: "embed-scale", Role.positions: "position-ids", Role.norm: "norm-eps",
         Role.final_norm: "norm-eps", Role.qk_norm: "norm-eps",
@@ -47,6 +50,13 @@ def cause_at(context: Context, step: Step, name: str) -> str:
         Role.model: "residual-topology", Role.recurrent: "ssm-delta-math",
         Role.gated_norm: "ssm-gated-norm",
     }.get(role, "unknown")  # fmt: skip
+
+
+def _has_chosen(context: Context, step: Step) -> bool:
+    """Whether a router has picked its experts before an operation, which then has to do with their shares alone."""
+    call = step.modules[:1]
+    before = context.tape.steps[max(0, step.number - _ROUTER) : step.number]
+    return any(other.name == "topk" and other.modules[:1] == call for other in before)
 
 
 def _sums_experts(context: Context, step: Step) -> bool:

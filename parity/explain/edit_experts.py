@@ -148,6 +148,7 @@ def of_experts(context: Context, region: Region) -> Iterator[Mutation]:
     yield from _written_over(turns)
     yield from _weights_of_others(context, region, turns)
     yield from _begun_with(context, region, turns)
+    yield from _counted(context, turns)
 
 
 class _Turn:
@@ -181,7 +182,8 @@ class _Turn:
 def _turns(context: Context, region: Region) -> list[_Turn]:
     """The experts' turns in one call, in the order they come."""
     steps = [context.tape.steps[number] for number in region.steps]
-    added = [step for step in steps if step.name in ("index_add_", "index_add") and len(step.arguments) == 4]
+    here = [step for step in steps if step.module == region.name and len(step.arguments) == 4]
+    added = [step for step in here if step.name in ("index_add_", "index_add")]
     return [_Turn(context, region, step) for step in added if isinstance(step.arguments[2], Ref)]
 
 
@@ -301,19 +303,12 @@ def _begun_with(context: Context, region: Region, turns: Sequence[_Turn]) -> Ite
 
 def of_sum(context: Context, step: Step) -> Iterator[Mutation]:
     """Experts and what stands beside them, added with other weights."""
-    if (
-        step.name != "add"
-        or not has_experts(context, step.module)
-        or context.place(step).role in (Role.router, Role.experts)
-    ):
+    if step.name != "add" or not has_experts(context, step.module):
         return
     refs = [ref for ref in step.arguments[:2] if isinstance(ref, Ref)]
     if len(refs) != 2:
         return
-    named = {name: number for name, number in context.numbers.items() if "scal" in name or "factor" in name}
-    numbers = {1 / 2: "half of it", 2.0: "twice as much"}
-    numbers |= {number: f"`{name}` times as much" for name, number in named.items() if number not in (0, 1)}
-    for factor, words in numbers.items():
+    for factor, words in _factors(context).items():
         for at in (0, 1, None):
 
             def scaled(playing: Playing, step: Step, at: int | None = at, factor: float = factor) -> Tensor:
@@ -324,6 +319,29 @@ def of_sum(context: Context, step: Step) -> Iterator[Mutation]:
             what = "the sum" if at is None else context.name_of(refs[at])
             text = f"{what} counted {words}"
             yield mutation_of(context, step, f"operand {at} times {factor:g}", text, scaled, 1.05, _SUM)
+
+
+def _factors(context: Context) -> dict[float, str]:
+    """What a share or a sum may be multiplied by, in words."""
+    named = {name: number for name, number in context.numbers.items() if "scal" in name or "factor" in name}
+    said = {1 / 2: "half of it", 2.0: "twice as much"}
+    for name, number in named.items():
+        if number not in (0, 1):
+            said |= {number: f"`{name}` times as much", 1 / number: f"as much as if it were divided by `{name}`"}
+    return said
+
+
+def _counted(context: Context, turns: Sequence[_Turn]) -> Iterator[Mutation]:
+    """All that experts give, multiplied once more."""
+    for factor, words in _factors(context).items():
+
+        def scaled(playing: Playing, step: Step, factor: float = factor) -> tuple[Tensor, ...]:
+            (total, axis, rows, values), keywords = playing.given(step)
+            return playing.compute(step, total, axis, rows, values * factor, **keywords)
+
+        text = f"behaves as if what the experts give counted {words}"
+        edits: dict[int, Edit] = {turn.added.number: scaled for turn in turns}
+        yield Mutation(_SUM, f"experts times {factor:g}", text, edits, turns[-1].added.number, 1.05)
 
 
 def has_experts(context: Context, module: str) -> bool:

@@ -81,7 +81,7 @@ class _Finder:
 
 
 def _of_other_layers(context: Context, inside: set[int], heads: Heads, every: list[Heads]) -> Iterator[Mutation]:
-    """Keys and values, or one of them, taken from another layer; or keys in the place of values."""
+    """Keys and values, or one of them, taken from another layer; or one in the place of the other."""
     alike = [
         other
         for other in every
@@ -103,6 +103,8 @@ def _of_other_layers(context: Context, inside: set[int], heads: Heads, every: li
     if heads.k != heads.v and context.tape.value(heads.k).shape == context.tape.value(heads.v).shape:
         text = f"behaves as if {heads.call[0]} took its keys for values"
         yield from _exchanged(context, inside, heads, {heads.v: heads.k}, "keys for values", text)
+        text = f"behaves as if {heads.call[0]} took its values for keys"
+        yield from _exchanged(context, inside, heads, {heads.k: heads.v}, "values for keys", text)
 
 
 def _shapes(context: Context, heads: Heads) -> tuple[torch.Size, torch.Size]:

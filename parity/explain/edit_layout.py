@@ -51,7 +51,8 @@ def tiled(context: Context, step: Step) -> Iterator[Mutation]:
 def read_in_another_order(context: Context, step: Step) -> Iterator[Mutation]:
     """Features split into heads with the head index running fastest, or axes read in another order."""
     given, result = context.tape.value(step.arguments[0]), step.values[0]
-    if result.ndim == given.ndim + 1 and result.shape[-1] > 1 and result.shape[-2] > 1:
+    split = result.ndim > 1 and given.ndim > 0 and given.shape[-1] == result.shape[-1] * result.shape[-2]
+    if split and result.shape[-1] > 1 and result.shape[-2] > 1:
 
         def fastest(playing: Playing, step: Step) -> Tensor:
             value: Tensor = playing.given(step)[0][0]
@@ -60,7 +61,7 @@ def read_in_another_order(context: Context, step: Step) -> Iterator[Mutation]:
 
         text = "features are split into heads with the head index running fastest"
         yield mutation_of(context, step, "heads fastest", text, fastest, 1.0, "split-layout")
-    if result.ndim == given.ndim + 1 and result.ndim == 4:
+    if split and result.ndim == 4 and result.shape[-2] > 1:
 
         def flat(playing: Playing, step: Step) -> Tensor:
             value: Tensor = playing.given(step)[0][0]

@@ -57,6 +57,7 @@ def layer_norm(context: Context, step: Step) -> Iterator[Mutation]:
 
     variants: dict[str, tuple[str, Variant]] = {
         "rms": ("norm-eps", lambda x, w, b, e: scaled(normed(x, e, centre=False), w, b)),
+        "rms without bias": ("norm-eps", lambda x, w, b, e: scaled(normed(x, e, centre=False), w, None)),
         "eps outside": ("norm-eps", lambda x, w, b, e: scaled(normed(x, e, outside=True), w, b)),
         "unbiased variance": ("norm-eps", lambda x, w, b, e: scaled(normed(x, e, unbiased=True), w, b)),
         "bias left out": ("bias-dropped", lambda x, w, b, e: scaled(normed(x, e), w, None)),

@@ -180,9 +180,23 @@ def _one_operand(context: Context, step: Step) -> Iterator[Mutation]:
             return result
 
         yield mutation_of(context, step, "sum", "the two factors are added, not multiplied", summed, 1.1)
+    if len(refs) == 2 and step.name == "mul" and context.place(step).role == Role.mlp:
+        yield from _half_empty(context, step)
     if len(refs) == 2 and step.name == "mul":
         yield from norm_offset(context, step)
         yield from _other_side(context, step)
+
+
+def _half_empty(context: Context, step: Step) -> Iterator[Mutation]:
+    """act(gate) * up of which only the first half of the features is used: the width of other layers."""
+
+    def halved(playing: Playing, step: Step) -> Tensor:
+        arguments, keywords = playing.given(step)
+        value = playing.compute(step, *arguments, **keywords)[0]
+        return torch.cat((value[..., : value.shape[-1] // 2], torch.zeros_like(value[..., value.shape[-1] // 2 :])), -1)
+
+    text = "only the first half of the features between the projections were used"
+    yield mutation_of(context, step, "half empty", text, halved, 1.1, "weights-misplaced")
 
 
 def _other_side(context: Context, step: Step) -> Iterator[Mutation]:

@@ -185,7 +185,9 @@ def _exchanged(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: T
 
 
 def _head_axis(rotate: Callable[..., Tensor], value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    heads = value.shape[1]
+    heads, tokens = value.shape[1], cos.shape[-2]
+    if heads == tokens != value.shape[2]:
+        raise ValueError("tokens come before heads here, so that this is the right axis")
     tables = [
         table.narrow(-2, 0, heads).unsqueeze(-2).squeeze(1) if table.ndim == 4 else table[:, :heads, None]
         for table in (cos, sin)

@@ -61,7 +61,7 @@ def _early(playing: Playing, ref: Ref, step: Step) -> Tensor:
 
 
 def _other_kinds(context: Context, inside: set[int]) -> Iterator[Mutation]:
-    """A layer given the masks, the rope tables, or both, of a layer of another kind."""
+    """A layer given the masks, the rope tables, or both, of a layer of another kind; or what was made for another."""
     layers = {call for call in context.calls if context.role_of(call[0]) == Role.layer}
     here = {call for number in inside for call in context.tape.steps[number].modules if call in layers}
     for call in sorted(here):
@@ -75,10 +75,12 @@ def _other_kinds(context: Context, inside: set[int]) -> Iterator[Mutation]:
         for pairing, layer in pairs.items():
             instead = dict(pairing)
             masks = {ref: to for ref, to in instead.items() if _square(context.tape.value(ref))}
-            tables = {ref: to for ref, to in instead.items() if ref not in masks}
+            alone = {ref: to for ref, to in instead.items() if ref not in masks and _of_one_layer(context, ref)}
+            tables = {ref: to for ref, to in instead.items() if ref not in masks and ref not in alone}
             choices = [("mask", masks, "window-pattern"), ("rope table", tables, "rope-layer-type")]
             if masks and tables:
-                choices.insert(0, ("mask and rope table", instead, "window-pattern"))
+                choices.insert(0, ("mask and rope table", {**masks, **tables}, "window-pattern"))
+            yield from _made_for_another(context, inside, alone, numbers(layer)[0] - numbers(call[0])[0])
             for what, chosen, cause in choices:
                 edits = _exchanged(context, inside, chosen)
                 if edits:
@@ -92,6 +94,25 @@ def _other_kinds(context: Context, inside: set[int]) -> Iterator[Mutation]:
                         0.95,
                         moves=True,
                     )
+
+
+def _made_for_another(
+    context: Context, inside: set[int], instead: Mapping[Ref, Ref], offset: int
+) -> Iterator[Mutation]:
+    """A layer given what was made for another one alone."""
+    edits = _exchanged(context, inside, instead)
+    if edits:
+        text = f"behaves as if it took what was made for the layer at {offset:+d}"
+        name = f"input of the layer at {offset:+d}"
+        yield Mutation("layer-wiring", name, text, edits, min(edits), 1.0, moves=True)
+
+
+def _of_one_layer(context: Context, ref: Ref) -> bool:
+    """Whether a value that layers are given from outside is made for one of them alone, and is no rope table."""
+    if context.role_of(context.maker(ref).module) == Role.frequencies:
+        return False
+    taking = (numbers(context.tape.steps[number].module)[:1] for number in context.users.get(ref, ()))
+    return len({layer for layer in taking if layer}) == 1
 
 
 def _outer(context: Context, call: tuple[str, int]) -> dict[tuple[object, ...], Ref]:

@@ -1,11 +1,13 @@
 """The line of what was left out: nothing computes it, so it shows where the port goes on without it."""
 
 import ast
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parity.explain.diagnose import Fault
 from parity.explain.locate import source_at
-from parity.explain.match import is_layout, is_neutral
+from parity.explain.match import is_layout, is_neutral, moves, same
+from parity.explain.roles import Role
 from parity.explain.sight import Sight
 from parity.explain.syntax import around_at, returned_at, returned_early_at
 from parity.explain.trace import Frame, Ref, Step
@@ -28,8 +30,11 @@ class LeftOut:
                 return source
             if self._in_line(fault) and producer:
                 step = tape.steps[made.step]
-                frames = self._beside(step, self._partner(fault.first.site)) or producer
-                return self.sight.built(step, frames[0]) or source_at(frames[0].file, frames[0].line)
+                beside = self._beside(step, self._partner(fault.first.site))
+                frames = beside or producer
+                apart = not beside and not self._on_one_line(made, fault)
+                later = self._goes_on(made, self._inside(producer, step, fault)) if apart else None
+                return later or self.sight.built(step, frames[0]) or source_at(frames[0].file, frames[0].line)
             instances = [frame.instance for frame in producer]
             waiting, seen = [made], {made}
             while waiting:
@@ -54,6 +59,47 @@ class LeftOut:
                 line = returned_at(producer[0].file, producer[0].line) or producer[0].line
                 return source_at(producer[0].file, line)
         return None
+
+    def _on_one_line(self, made: Ref, fault: Fault) -> bool:
+        """Whether what was left out stands on the line of what it is missing on, in the reference or as a rule.
+
+        So does what is added to the residual stream.
+        """
+        reference = self.sight.room.tapes.reference
+        site = reference.steps[fault.first.site]
+        value = self.sight.room.tapes.port.value(made)
+        kept = next((ref for ref in site.inputs if same(reference.value(ref), value)), None)
+        if kept is None or not site.frames or self.sight.room.context.place(site).role == Role.layer:
+            return True
+        here = site.frames[0]
+        steps = (reference.steps[moved.step] for moved in moves(reference, kept))
+        return any((frame.instance, frame.line) == (here.instance, here.line) for s in steps for frame in s.frames)
+
+    def _inside(self, producer: Sequence[Frame], step: Step, fault: Fault) -> list[Frame]:
+        """Those of the frames that made a value which belong to the module that a fault is in."""
+        partner = self._partner(fault.first.site)
+        call = next((each for each in step.modules if each[0] == partner), None)
+        outer = {frame.instance for frame in self.sight.room.tapes.port.called.get(call, ())} if call else set()
+        return [frame for frame in producer if frame.instance not in outer] or list(producer)
+
+    def _goes_on(self, made: Ref, producer: Sequence[Frame]) -> Source | None:
+        """The line on which a function moves on, uses or returns a value that it made on another one."""
+        instances = [frame.instance for frame in producer]
+        here = [(frame.instance, frame.line) for frame in producer]
+        waiting, moved = [made], None
+        while waiting:
+            ref = waiting.pop(0)
+            for number in self.sight.room.port_users.get(ref, ()):
+                step = self.sight.room.tapes.port.steps[number]
+                shared = next((f for f in self.sight.code.frames(step) if f.instance in instances), None)
+                own = source_at(shared.file, shared.line) if shared is not None else None
+                elsewhere = own if shared is not None and (shared.instance, shared.line) not in here else None
+                if not is_layout(step.name):
+                    return moved or elsewhere
+                moved = elsewhere or moved
+                waiting += step.refs
+        line = returned_at(producer[0].file, producer[0].line) if moved is None else None
+        return moved if line is None else source_at(producer[0].file, line)
 
     def early(self, fault: Fault) -> Source | None:
         """Where a function returns a value as it is, before what is left out."""

@@ -302,15 +302,23 @@ class Lines:
         return None
 
     def _misread(self, ref: Ref) -> Ref:
-        """Where a value first stood in an order that the reference does not have it in."""
-        tape = self.sight.room.tapes.port
+        """Where a value first stood in an order that the reference does not have it in.
+
+        Rows that were picked by number, as each expert's are, may come in any order.
+        """
+        tape, start = self.sight.room.tapes.port, ref
         for _ in range(_BEFORE):
             inputs = [self.sight.behind(other) for other in tape.steps[ref.step].inputs]
             twisted = [other for other in inputs if tape.steps[other.step].frames and self._is_twisted(other)]
             if not twisted:
                 break
             ref = twisted[0]
-        return ref
+        return start if self._is_picked(tape.steps[ref.step]) else ref
+
+    def _is_picked(self, step: Step) -> bool:
+        """Whether a step takes rows by numbers that are computed."""
+        indices = [ref for ref in step.inputs[1:] if not self.sight.room.tapes.port.value(ref).is_floating_point()]
+        return step.name in ("__getitem__", "index_select") and bool(indices)
 
     def _is_twisted(self, ref: Ref) -> bool:
         """Whether a value is only in an order that the reference does not have it in."""

@@ -272,6 +272,7 @@ def propose(context: Context, numbers: Sequence[int]) -> Iterator[Mutation]:
     """Every mutation of the given steps, and of the calls that end in them."""
     from parity.explain import (
         edit_calls,
+        edit_choices,
         edit_experts,
         edit_heads,
         edit_numbers,
@@ -290,6 +291,7 @@ def propose(context: Context, numbers: Sequence[int]) -> Iterator[Mutation]:
             yield from edit_experts.of_router(context, step)
             yield from edit_experts.of_sum(context, step)
             yield from edit_recurrent.propose(context, step)
+            yield from edit_choices.propose(context, step)
             if context.place(step).role == Role.frequencies:
                 yield from edit_rope.standing(context, step)
     yield from edit_wiring.propose(context, numbers)

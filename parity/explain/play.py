@@ -115,7 +115,7 @@ def play(
             values = _written(playing, step)
         else:
             arguments, keywords = playing.given(step)
-            values = playing.compute(step, *arguments, **keywords)
+            values = _rounds(step, playing.compute(step, *arguments, **keywords))
         playing.settle(step, values)
         for ref in step.refs:
             if ref in playing.changed or ref in before:
@@ -124,6 +124,18 @@ def play(
                         queued.add(user)
                         heapq.heappush(waiting, user)
     return playing
+
+
+def _rounds(step: Step, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The rounds of a loop over numbers that were looked for, such as those of the experts that have tokens.
+
+    As many are played as were recorded: where fewer are found now, an expert without tokens has its round, and adds
+    nothing.
+    """
+    if len(values) >= len(step.values) or any(value.is_floating_point() for value in step.values):
+        return values
+    recorded = {tuple(value.reshape(-1).tolist()) for value in step.values}
+    return step.values if {tuple(value.reshape(-1).tolist()) for value in values} < recorded else values
 
 
 def _written(playing: Playing, step: Step) -> tuple[Tensor, ...]:

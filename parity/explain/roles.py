@@ -50,6 +50,7 @@ _FUNCTIONS = (
     (re.compile(r"sliding|window|inner_mask|chunked"), Role.window),
     (re.compile(r"mask"), Role.mask),
 )
+_FINAL = re.compile(r"norm|norm_f|ln_f|\w*final\w*", re.I)
 _RECURRENT = re.compile(r"Mamba|Delta|SSM|Mixer2", re.I)
 _CLASSES = (
     (re.compile(r"Rotary|Rope"), Role.frequencies),
@@ -92,7 +93,7 @@ def _role(module: str, functions: list[str], classes: Mapping[str, str], root_he
             return Role.qk_norm
         if "Gated" in kind or _RECURRENT.search(outer):
             return Role.gated_norm
-        return Role.norm if re.search(r"\.\d+\.", f"{module}.") else Role.final_norm
+        return Role.final_norm if _FINAL.fullmatch(last) and not re.search(r"\.\d+\.", module) else Role.norm
     if last == root_head:
         return Role.head
     if "Embedding" in kind and "Rotary" not in kind:

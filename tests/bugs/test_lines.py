@@ -41,6 +41,18 @@ NAMED = (
     "gpt2/scaled_although_turned_off",
     "gpt2_split/norms_exchanged",
     "gpt2_split/keys_and_queries_exchanged",
+    "deepseek_v3/one_expert_less",
+    "deepseek_v3/shared_scaled",
+    "deepseek_v3/gelu_in_experts",
+    "deepseek_v3/features_before_heads",
+    "deepseek_v32/head_weights_softmaxed",
+    "glm_moe_dsa/head_weights_forgotten",
+    "glm_moe_dsa/indexer_by_halves",
+    "gemma4/double_wide_mlp_halved",
+    "nemotron_h/skip_forgotten",
+    "nemotron_h/step_bias_forgotten",
+    "nemotron_h/experts_chosen_without_bias",
+    "nemotron_h/experts_added_in_latent_space",
 )
 FLAT = ("gemma3_flat/rope_interleaved", "llama3_flat/rope_angle_negative")
 WITHOUT_MODULES = (
