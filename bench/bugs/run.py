@@ -4,8 +4,8 @@ import multiprocessing
 import os
 import pickle
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -67,6 +67,10 @@ class Notes:
                 pickle.dump((label, key, result), stream)
 
 
+def _keyed(judging: Callable[[Case], Result], case: Case) -> tuple[str, Result]:
+    return case.key, judging(case)
+
+
 def run(
     mutants: Sequence[Mutant],
     several: Sequence[Several],
@@ -86,10 +90,9 @@ def run(
         def each(label: str, judging: Callable[[Case], Result], cases: Sequence[Case]) -> tuple[Result, ...]:
             waiting = [case for case in cases if notes.get(label, case.key) is None]
             task = progress.add_task(label, total=len(cases), completed=len(cases) - len(waiting))
-            with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=CASES_PER_PROCESS) as pool:
-                futures = {pool.submit(judging, case): case.key for case in waiting}
-                for future in as_completed(futures):
-                    notes.put(label, futures[future], future.result())
+            with context.Pool(jobs, maxtasksperchild=CASES_PER_PROCESS) as pool:
+                for key, result in pool.imap_unordered(partial(_keyed, judging), waiting):
+                    notes.put(label, key, result)
                     progress.advance(task)
             return tuple(notes.get(label, case.key) for case in cases)
 
