@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.core_model_loading import revert_weight_conversion
 
-from parity.names import template
+from parity.names import numbers, template
 from parity.pair import reference as references
 from parity.pair.mapped import without_memory
 from parity.pair.small_config import shrink
@@ -48,11 +49,13 @@ def skeleton(config: Mapping[str, Any]) -> nn.Module:
 
 
 def weights(model: nn.Module) -> dict[str, torch.Size]:
-    """What a checkpoint stores: names and shapes, tied parameters once."""
+    """What a checkpoint stores: names and shapes as they are on disk, where experts are apart; tied parameters once."""
     found: dict[int, str] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         found.setdefault(id(tensor), name)
-    return {name: model.state_dict()[name].shape for name in found.values()}
+    state = model.state_dict()
+    stored = revert_weight_conversion(model, {name: state[name].to("meta") for name in found.values()})
+    return {name: stored[name].shape for name in sorted(stored, key=numbers)}
 
 
 def size(config: Mapping[str, Any]) -> int:
