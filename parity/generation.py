@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from parity import __version__
+from parity.cache_records import Caches, Limits, known
+from parity.caches import measure as caches
 from parity.compare import generation as measuring
 from parity.compare import near_ties
 from parity.compare.generation import Batch, Clock, Models, Rules, Run
@@ -54,6 +56,9 @@ def generate(
     dtype: str = "float32",
     device: str = "cpu",
     cache: bool = True,
+    cache_dtypes: Sequence[str] = (),
+    max_kl: float | None = None,
+    max_cache_error: float | None = None,
     trust_remote_code: bool = False,
     watcher: Watcher | None = None,
 ) -> Generation:
@@ -71,12 +76,18 @@ def generate(
         dtype: that both models run in; float32, bfloat16 or float16.
         device: that both run on.
         cache: decode with a cache on both sides, the port's if it has one; else a full forward per token.
+        cache_dtypes: ways to store the port's cache, of `parity.cache_records.CACHE_DTYPES`, each compared with the
+            full one.
+        max_kl: the largest mean divergence that such a cache may lead to, in nats.
+        max_cache_error: the largest relative error that it may have in any stored tensor.
         trust_remote_code: the checkpoint's own code may be run.
         watcher: is told of each token as it comes.
 
     Raises:
         ParityError: bad input; says what to do next.
     """
+    limits = Limits(max_kl, max_cache_error)
+    known(cache_dtypes, cache, limits)
     watcher = watcher or Watcher()
     watcher.progress("comparing tokens")
     request = Request(
@@ -94,10 +105,12 @@ def generate(
     )
     setting = prepare(request)
     with torch.no_grad(), precision(False), told_when_full("while generating", setting.device, _LESS):
-        return _generate(setting, compare_hf, watcher)
+        return _generate(setting, compare_hf, tuple(dict.fromkeys(cache_dtypes)), limits, watcher)
 
 
-def _generate(setting: Setting, compare: bool, watcher: Watcher) -> Generation:
+def _generate(
+    setting: Setting, compare: bool, dtypes: Sequence[str], limits: Limits, watcher: Watcher
+) -> Generation:
     models = _models(setting, compare, watcher)
     rules, notes = _rules(setting, models)
     prompts = setting.encoded.prompts
@@ -110,6 +123,7 @@ def _generate(setting: Setting, compare: bool, watcher: Watcher) -> Generation:
     watcher.begin(prompts, ("port", "reference") if compare else ("port",))
     made = [_run(setting, models, rules, group, watcher) for group in groups]
     rows = _rows(setting, models, rules, made, watcher, notes) if compare else _port_rows(setting, rules, made)
+    stored = _caches(setting, models, rules, rows, dtypes, limits, watcher) if dtypes else None
     return Generation(
         versions=Versions(__version__, torch.__version__, references.VERSION),
         port=setting.port.name,
@@ -125,7 +139,27 @@ def _generate(setting: Setting, compare: bool, watcher: Watcher) -> Generation:
         reference_speed=_speed(made, rules.reference_cached, lambda run: run.reference_clock) if compare else Speed(),
         findings=setting.encoded.findings,
         notes=(*setting.notes, *notes),
+        caches=stored,
     )
+
+
+def _caches(
+    setting: Setting,
+    models: Models,
+    rules: Rules,
+    rows: Sequence[Row],
+    dtypes: Sequence[str],
+    limits: Limits,
+    watcher: Watcher,
+) -> Caches:
+    """What other ways to store the port's cache come to, along its own text."""
+    words = setting.encoded.words
+    texts = [
+        caches.Text(prompt.ids, tuple(token.id for token in row.port))
+        for prompt, row in zip(setting.encoded.prompts, rows, strict=True)
+    ]
+    said = caches.Words(words.token, words.text, rules.ends)
+    return caches.measure(models, texts, dtypes, said, watcher.progress, limits)
 
 
 def _models(setting: Setting, compare: bool, watcher: Watcher) -> Models:

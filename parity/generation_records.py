@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from parity.cache_records import Caches
 from parity.records import Versions
 
 Side = Literal["port", "reference"]
@@ -161,7 +162,8 @@ class Speed:
 class Generation:
     """The result of one `parity generate`; see `parity/report/generation-1.json`.
 
-    reference: class of the reference, empty if only the port ran. cached: how the port's text was made.
+    reference: class of the reference, empty if only the port ran. cached: how the port's text was made. caches: what
+    other ways to store its cache come to, which has verdicts of its own.
     """
 
     versions: Versions
@@ -178,6 +180,7 @@ class Generation:
     reference_speed: Speed
     findings: tuple[TokenFinding, ...] = ()
     notes: tuple[str, ...] = ()
+    caches: Caches | None = None
 
     @property
     def compared(self) -> bool:
@@ -195,8 +198,8 @@ class Generation:
 
     @property
     def exit_code(self) -> int:
-        """0 the same text but for near-ties, 1 divergence."""
-        return 1 if self.verdict == "fail" else 0
+        """0 the same text but for near-ties, 1 divergence, or a quantised cache beyond its limits."""
+        return 1 if self.verdict == "fail" or (self.caches is not None and self.caches.beyond) else 0
 
 
 def ratio(port: float | None, reference: float | None) -> float | None:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from parity import console
+from parity.cache_records import Limits, known
 from parity.cli import imports, outputs
 from parity.cli.options import Device, Dtype, Output, Revision, Tokens, Trust, formats
 from parity.errors import ParityError
@@ -31,6 +32,16 @@ def generate(
     dtype: Annotated[Dtype, typer.Option(envvar="PARITY_DTYPE", help="That both models run in.")] = Dtype.float32,
     device: Device = "cpu",
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Decode with a cache, on both sides.")] = True,
+    cache_dtype: Annotated[
+        list[str] | None,
+        typer.Option(help="Store the port's cache so, and compare (repeatable): int8, turbo4 ...", metavar="D"),
+    ] = None,
+    max_kl: Annotated[
+        float | None, typer.Option(help="Of such a cache: the largest mean divergence, in nats.", metavar="NATS")
+    ] = None,
+    max_cache_error: Annotated[
+        float | None, typer.Option(help="Of such a cache: the largest relative error stored.", metavar="X")
+    ] = None,
     trust_remote_code: Trust = False,
     form: Annotated[list[str] | None, formats(GENERATION)] = None,
     output: Output = None,
@@ -47,6 +58,7 @@ def generate(
             f"{refused[0]}: greedy text can be compared token by token, sampled text cannot",
             f"Leave {' and '.join(refused)} out.",
         )
+    known(cache_dtype or (), cache, Limits(max_kl, max_cache_error))
     wanted = outputs.targets(form, output, GENERATION, "a generation")
     with console.watching(outputs.Target("text") in wanted) as watcher:
         watcher.progress("importing torch and transformers")
@@ -65,6 +77,9 @@ def generate(
             dtype=dtype.value,
             device=device,
             cache=cache,
+            cache_dtypes=cache_dtype or (),
+            max_kl=max_kl,
+            max_cache_error=max_cache_error,
             trust_remote_code=trust_remote_code,
             watcher=watcher,
         )

@@ -40,13 +40,14 @@ def test_ports_stand_alone(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["records", "generation_records", "card_records", "errors", "names", "packages", "settings"]
+    "name",
+    ["records", "generation_records", "cache_records", "card_records", "errors", "names", "packages", "settings"],
 )
 def test_foundations_need_nothing(name: str) -> None:
     """The standard library, and each other."""
     assert top(imports(ROOT / "parity" / f"{name}.py")) <= {"parity", *sys.stdlib_module_names}
     own = {module for module in imports(ROOT / "parity" / f"{name}.py") if module.startswith("parity.")}
-    assert {module.split(".")[1] for module in own} <= {"errors", "names", "packages", "records"}
+    assert {module.split(".")[1] for module in own} <= {"errors", "names", "packages", "records", "cache_records"}
 
 
 @pytest.mark.parametrize("room", ROOMS)
