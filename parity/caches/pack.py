@@ -37,4 +37,4 @@ def as_bytes(values: Tensor) -> Tensor:
 
 def from_bytes(packed: Tensor, dtype: torch.dtype) -> Tensor:
     """The way back."""
-    return packed.contiguous().view(dtype)
+    return packed.clone(memory_format=torch.contiguous_format).view(dtype)  # a part of a row may begin anywhere

@@ -1,7 +1,7 @@
 """What is a key in a cache: what the first weights of its layer are made of. Values come in after them.
 
-One step is watched, operation by operation: which tensors of the cache went into each softmax, and into whatever else
-weighs or picks. Names do not matter, nor does it what the attention is written with.
+One step is watched, operation by operation: which tensors of the cache went into each softmax, an indexer's through what
+it picked. Names do not matter, nor does it what the attention is written with.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from parity.caches.walk import Path
 from parity.compare.generation import Models
 from parity.pair import running
 
-_WEIGH = ("softmax", "topk", "exp", "sigmoid")
+_EXPONENTS = ("exp", "exp_", "exp2")  # of a softmax written out
 _FUSED = "scaled_dot_product"  # takes queries, keys and values at once
 
 
@@ -54,7 +54,7 @@ class _Flow(TorchDispatchMode):
         name = func.overloadpacket.__name__
         sources = self._of(tree_leaves((args, given)))
         weighs = self._of(list(args[:2])) if _FUSED in name else sources
-        if any(word in name for word in (*_WEIGH, _FUSED)):
+        if "softmax" in name or _FUSED in name or name in _EXPONENTS:
             self._count += 1
             for path in weighs:
                 self.first.setdefault(path, self._count)

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from parity.generation_records import Difference, Generation, Prompt, Row, Speed, TeacherForced, Token, ratio
+from parity.report import cache_json
 from parity.report.json import text_of, without_infinities
 
 SCHEMA = 1
@@ -33,6 +34,7 @@ def document(generation: Generation) -> dict[str, Any]:
             "prompts": [_prompt(prompt) for prompt in generation.prompts],
             "rows": [_row(row, generation.compared) for row in generation.rows],
             "tokens_per_second": _speeds(generation.port_speed, generation.reference_speed),
+            "caches": cache_json.document(generation.caches),
             "notes": list(generation.notes),
             "details": {"rows": [_pieces(row) for row in generation.rows]},
         }

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from parity.generation_records import Difference, Generation, Prompt, ratio
+from parity.report import cache_text
 from parity.report import generation_words as words
 from parity.report.beside import BETWEEN, beside, marked, visible, wrapped
 
@@ -25,6 +26,7 @@ def render(generation: Generation, width: int | None = None) -> Iterator[Text]:
     """
     if not generation.compared:
         yield from _alone(generation)
+        yield from _caches(generation, width)
         return
     word = words.VERDICTS[generation.verdict or "pass"]
     yield Text.assemble((word, _STYLES[word]), f"  {words.headline(generation)}")
@@ -34,7 +36,13 @@ def render(generation: Generation, width: int | None = None) -> Iterator[Text]:
     yield from _texts(generation, width)
     yield from _along(generation)
     yield from _speeds(generation)
+    yield from _caches(generation, width)
     yield from _notes(generation.notes)
+
+
+def _caches(generation: Generation, width: int | None) -> Iterator[Text]:
+    if generation.caches is not None:
+        yield from cache_text.render(generation, generation.caches, width)
 
 
 def _alone(generation: Generation) -> Iterator[Text]:

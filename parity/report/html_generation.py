@@ -3,9 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from parity.cache_records import Caches
 from parity.generation_records import Difference, Generation, Prompt, TeacherForced, Token, ratio
+from parity.report import cache_words
 from parity.report import generation_words as words
 from parity.report.beside import visible
+from parity.report.cache_chart import svg
 from parity.report.html_page import page
 
 _BELOW = ("reference", "port", "rounding")  # figures of a difference, which stand with its text
@@ -14,7 +17,8 @@ _WORDS = {"near_tie": ("near", "near-tie"), "fault": ("fault", "fault")}
 
 def render(generation: Generation) -> str:
     """The generation as the text of an HTML file."""
-    verdict = words.VERDICTS.get(generation.verdict or "", "GENERATED")
+    alone = "GENERATED" if generation.caches is None else cache_words.worst(generation.caches)
+    verdict = words.VERDICTS.get(generation.verdict or "", alone)
     against = f" against {generation.reference}" if generation.compared else ""
     return page(
         "generation.html",
@@ -27,7 +31,30 @@ def render(generation: Generation) -> str:
         tokens=generation.findings,
         prompts=[_prompt(generation, number) for number in range(len(generation.rows))],
         speeds=list(_speeds(generation)),
+        caches=None if generation.caches is None else _caches(generation, generation.caches),
     )
+
+
+def _caches(generation: Generation, caches: Caches) -> dict[str, Any]:
+    """What other ways to store the cache come to."""
+    parted = [
+        (name, cache_words.flip(flip), visible(row.text))
+        for name, flip, row in cache_words.parted(generation, caches)
+    ]
+    return {
+        "title": cache_words.TITLE,
+        "along": cache_words.along(generation, caches),
+        "verdicts": [(cache_words.verdict(caches, loss), cache_words.sentence(caches, loss)) for loss in caches.losses],
+        "head": cache_words.HEAD,
+        "rows": list(cache_words.rows(caches)),
+        "key": cache_words.KEY,
+        "chart": svg(caches),
+        "dtypes": [loss.dtype for loss in caches.losses],
+        "layer_head": cache_words.LAYER_HEAD,
+        "layers": list(cache_words.layers(caches, caches.losses)),
+        "parted": parted,
+        "places": list(cache_words.places(caches)),
+    }
 
 
 def _summary(generation: Generation) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from parity.generation_records import Generation, Row, ratio
+from parity.report import cache_markdown
 from parity.report import generation_words as words
 from parity.report.beside import visible
 from parity.report.markup import block, code, items, prose, table
@@ -25,6 +26,8 @@ def _blocks(generation: Generation) -> Iterator[str]:
     if generation.compared:
         yield "## Along the reference's tokens\n\n" + items(_along(generation))
         yield "## Tokens per second\n\n" + _speeds(generation)
+    if generation.caches is not None:
+        yield from cache_markdown.blocks(generation, generation.caches)
     notes = [f"{finding.cause}: {finding.title}" for finding in generation.findings if not finding.fault]
     if notes or generation.notes:
         yield "## Notes\n\n" + items([*notes, *generation.notes])

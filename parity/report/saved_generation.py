@@ -17,6 +17,7 @@ from parity.generation_records import (
     TokenFinding,
 )
 from parity.records import Versions
+from parity.report import cache_json
 from parity.report.saved_check import Doubtful
 
 Document = Mapping[str, Any]
@@ -47,6 +48,7 @@ def generation(document: Document) -> Generation:
         reference_speed=_speed(speeds["reference"]),
         findings=tuple(TokenFinding(**each) for each in document["findings"]),
         notes=tuple(document["notes"]),
+        caches=cache_json.restored(document.get("caches")),
     )
     if found.verdict != document["verdict"]:
         raise Doubtful(f"its verdict is {document['verdict']}, its rows say {found.verdict}")
