@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Literal
 
 from parity.errors import ParityError
@@ -193,8 +194,8 @@ class CacheLoss:
 class Caches:
     """The same port with its full cache and with quantised ones, along the text that it writes with the full one.
 
-    places: what is quantised; left: what is not. total: bytes of the full caches at the end of their texts, without what
-    is left alone.
+    places: what is quantised; left: what is not. total: bytes of the full caches at the end of their texts, without
+    what is left alone.
     """
 
     places: tuple[Place, ...]
@@ -237,4 +238,4 @@ def _worst(figures: Iterable[float]) -> float:
 
 
 def _ordered(figure: float) -> tuple[bool, float]:
-    return figure != figure, figure
+    return isnan(figure), figure

@@ -108,9 +108,7 @@ def generate(
         return _generate(setting, compare_hf, tuple(dict.fromkeys(cache_dtypes)), limits, watcher)
 
 
-def _generate(
-    setting: Setting, compare: bool, dtypes: Sequence[str], limits: Limits, watcher: Watcher
-) -> Generation:
+def _generate(setting: Setting, compare: bool, dtypes: Sequence[str], limits: Limits, watcher: Watcher) -> Generation:
     models = _models(setting, compare, watcher)
     rules, notes = _rules(setting, models)
     prompts = setting.encoded.prompts

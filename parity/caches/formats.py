@@ -111,7 +111,7 @@ class Scaled:
 
     def unpack(self, packed: Tensor, count: int) -> Tensor:
         """Integers times the scale."""
-        codes, scale = packed.split((packed_size(count, self.bits), _NUMBER_BYTES), dim=-1)
+        codes, scale = _split(packed, [packed_size(count, self.bits), _NUMBER_BYTES])
         return (unpack(codes, count, self.bits) - self._most) * from_bytes(scale, _NUMBER).float()
 
 
@@ -119,8 +119,8 @@ class Scaled:
 class Rotated:
     """Rotated coordinates rounded to Lloyd-Max levels, and the vector's length.
 
-    widths: bits of a coordinate; of several, each is for an equal part of the coordinates, which are all alike once they
-    are rotated. signed: one bit of each is the sign of what is left over, and the length of that is kept too.
+    widths: bits of a coordinate; of several, each is for an equal part of the coordinates, which are all alike once
+    they are rotated. signed: one bit of each is the sign of what is left over, and the length of that is kept too.
     """
 
     widths: tuple[int, ...]
@@ -145,7 +145,8 @@ class Rotated:
         lengths = _within(vectors.norm(dim=-1, keepdim=True), _NUMBER)
         turned = vectors / _nonzero(lengths.float()) @ rotation(count).to(vectors.device).T
         parts = self._parts(count)
-        codes = [self._codes(part, count, bits) for part, (_, bits) in zip(_split(turned, parts), parts, strict=True)]
+        cut = _split(turned, [each for each, _ in parts])
+        codes = [self._codes(part, count, bits) for part, (_, bits) in zip(cut, parts, strict=True)]
         found = [pack(part, bits) for part, (_, bits) in zip(codes, parts, strict=True)]
         if self.signed:
             rest = turned - self._rounded(codes, parts, count)
@@ -155,7 +156,7 @@ class Rotated:
 
     def unpack(self, packed: Tensor, count: int) -> Tensor:
         """Rotated back."""
-        parts, fields = self._parts(count), packed.split(self._sizes(count), dim=-1)
+        parts, fields = self._parts(count), _split(packed, self._sizes(count))
         codes = [unpack(field, *part) for field, part in zip(fields, parts, strict=False)]
         turned = self._rounded(codes, parts, count)
         if self.signed:
@@ -176,8 +177,9 @@ class Rotated:
         return torch.cat([found[each] for each, found in zip(codes, known, strict=True)], dim=-1) / sqrt(count)
 
 
-def _split(turned: Tensor, parts: list[tuple[int, int]]) -> tuple[Tensor, ...]:
-    return turned.split([count for count, _ in parts], dim=-1)
+def _split(rows: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+    """Columns of these numbers."""
+    return torch.split_with_sizes(rows, sizes, dim=-1)
 
 
 def _within(values: Tensor, dtype: torch.dtype) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from parity.cache_records import BlockError, CacheLoss, Caches, Flip, Limits, LossRow, Place, Stored
-from parity.caches.places import Layout, Slot, layout
+from parity.caches.places import Layout, layout
 from parity.caches.stored import Decoder, Sums
 from parity.caches.walk import Path
 from parity.compare.generation import Meeting, Models, meet
@@ -20,6 +20,7 @@ from parity.generation_records import Token
 from parity.pair import running
 
 Say = Callable[[str], object]
+NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class _Tally:
 
 @torch.no_grad()
 def measure(
-    models: Models, texts: Sequence[Text], dtypes: Sequence[str], words: Words, say: Say, limits: Limits = Limits()
+    models: Models, texts: Sequence[Text], dtypes: Sequence[str], words: Words, say: Say, limits: Limits = NO_LIMITS
 ) -> Caches:
     """What each way to store the cache costs.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from parity.cache_records import LeftAlone, Place
+from parity.cache_records import LeftAlone, Place, Role
 from parity.caches.roles import first_read
 from parity.caches.walk import Path, tensors
 from parity.compare.generation import Models
@@ -175,7 +175,7 @@ def _slot(path: Path, tensor: Tensor, time: int, grows: bool, first: dict[Path, 
     found = numbers(str(path))
     layer = found[0] if found else None
     own = [read for other, read in first.items() if numbers(str(other))[:1] == found[:1] and read is not None]
-    role = "keys" if not own or first[path] == min(own) else "values"
+    role: Role = "keys" if not own or first[path] == min(own) else "values"
     vectors = tensor.numel() // (size * length)
     place = Place(str(path), layer, role, size, vectors, None, tensor.nbytes // length)
     return Slot(path, time, vector, grows, place)

@@ -1,7 +1,7 @@
 """What is a key in a cache: what the first weights of its layer are made of. Values come in after them.
 
-One step is watched, operation by operation: which tensors of the cache went into each softmax, an indexer's through what
-it picked. Names do not matter, nor does it what the attention is written with.
+One step is watched, operation by operation: which tensors of the cache went into each softmax, an indexer's through
+what it picked. Names do not matter, nor does it what the attention is written with.
 """
 
 from collections.abc import Sequence
@@ -35,11 +35,11 @@ def first_read(models: Models, ids: Tensor, cache: object, paths: Sequence[Path]
     return {path: watched.first.get(path) for path in paths}
 
 
-class _Flow(TorchDispatchMode):
+class _Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Which tensors of the cache any value is made of, by the memory that it lies in."""
 
     def __init__(self, sources: dict[Path, Tensor]):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.first: dict[Path, int] = {}
         self._from: dict[int, set[Path]] = {}
         self._alive: list[Tensor] = []  # memory that is freed would be taken again

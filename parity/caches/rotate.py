@@ -9,10 +9,10 @@ from torch import Tensor
 @cache
 def rotation(size: int, seed: int = 0) -> Tensor:
     """An orthogonal matrix `[size, size]`, any as likely as any other; float32 on the CPU."""
-    upper: Tensor
+    turned: Tensor
     turned, upper = torch.linalg.qr(gaussian(size, seed))
     signs = upper.diagonal().sign()  # without them QR would prefer some rotations to others
-    return (turned * signs).float()
+    return torch.mul(turned, signs).float()
 
 
 @cache

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def signs(residuals: Tensor, projection: Tensor) -> Tensor:
-    """Residuals `[N, size]` -> whether each inner product with a direction `[size, size]` is not negative, `[N, size]`."""
+    """Residuals `[N, size]` -> whether inner products with directions `[size, size]` are not negative, `[N, size]`."""
     return residuals @ projection.T >= 0
 
 

@@ -70,7 +70,11 @@ def _outputs(loss: CacheLoss) -> list[tuple[int, float | None]]:
 
 def _line(kind: str, name: str, points: Sequence[tuple[int, float | None]]) -> _Line:
     """Without what a logarithm has no place for."""
-    return kind, name, [(layer, error) for layer, error in points if error is not None and 0 < error and isfinite(error)]
+    return (
+        kind,
+        name,
+        [(layer, error) for layer, error in points if error is not None and error > 0 and isfinite(error)],
+    )
 
 
 class _Axes:
@@ -114,15 +118,15 @@ def _drawn(
     if len(spots) > 1:
         yield f'<path class="{kind}" d="M{" L".join(f"{x:.1f},{y:.1f}" for x, y in spots)}"/>'
     for (layer, error), (x, y) in zip(points, spots, strict=True):
-        told = f"{name}, layer {layer}: {words.percent(error)} %"
-        yield f'<circle class="{kind.split()[0]}" cx="{x:.1f}" cy="{y:.1f}" r="2"><title>{escape(told)}</title></circle>'
+        told, colour = f"{name}, layer {layer}: {words.percent(error)} %", kind.partition(" ")[0]
+        yield f'<circle class="{colour}" cx="{x:.1f}" cy="{y:.1f}" r="2"><title>{escape(told)}</title></circle>'
 
 
 def _names(axes: _Axes, lines: Sequence[_Line], right: int) -> Iterator[str]:
     """At the ends of lines, each a little below the one above it; moved up again at the bottom."""
     ends: dict[str, tuple[float, str]] = {}
     for kind, name, points in lines:
-        ends.setdefault(name, (axes.y(points[-1][1]), kind.split()[0]))
+        ends.setdefault(name, (axes.y(points[-1][1]), kind.partition(" ")[0]))
     ordered = sorted((y, kind, name) for name, (y, kind) in ends.items())
     places = [y for y, _, _ in ordered]
     for at in range(1, len(places)):
@@ -130,5 +134,3 @@ def _names(axes: _Axes, lines: Sequence[_Line], right: int) -> Iterator[str]:
     over = max(places[-1] - (_HEIGHT - _BOTTOM), 0.0)
     for y, (_, kind, name) in zip(places, ordered, strict=True):
         yield f'<text class="{kind}" x="{right + 8}" y="{y - over + 4:.1f}">{escape(name)}</text>'
-
-

@@ -35,7 +35,9 @@ def _loss(caches: Caches, loss: CacheLoss) -> dict[str, Any]:
         "largest_kl": loss.largest_kl,
         "places": [{"error": each.error, "drift": each.drift, "bytes": each.bytes} for each in loss.stored],
         "blocks": [asdict(block) for block in loss.blocks],
-        "rows": [{**asdict(row), "flips": [asdict(each) for each in row.flips], "ids": list(row.ids)} for row in loss.rows],
+        "rows": [
+            {**asdict(row), "flips": [asdict(each) for each in row.flips], "ids": list(row.ids)} for row in loss.rows
+        ],
     }
 
 

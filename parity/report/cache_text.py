@@ -66,7 +66,9 @@ def _parted(generation: Generation, caches: Caches) -> Iterator[Text]:
     if not found:
         return
     yield Text("\nWhere texts become others", "bold")
-    texts = {row: full.port_text for loss in caches.losses for row, full in zip(loss.rows, generation.rows, strict=True)}
+    texts = {
+        row: full.port_text for loss in caches.losses for row, full in zip(loss.rows, generation.rows, strict=True)
+    }
     for name, flip, row in found:
         yield Text(f"{_INDENT}{name}: {words.flip(flip)}", "yellow")
         rest = " ".join(visible(words.rest(texts[row], row.text)).split())

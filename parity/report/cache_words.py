@@ -81,7 +81,7 @@ def layers(caches: Caches, losses: Sequence[CacheLoss]) -> Iterator[tuple[str, .
 def kept(caches: Caches, layer: int) -> str:
     """How many tokens a layer keeps."""
     found = ["all" if each is None else f"{each:,}" for each in caches.kept(layer)]
-    return " and ".join(found)
+    return " and ".join(found) or NONE
 
 
 def places(caches: Caches) -> Iterator[str]:
@@ -103,7 +103,7 @@ def _vectors(own: Sequence[Place]) -> str:
     kinds: dict[int, int] = {}
     for place in own:
         kinds[place.size] = kinds.get(place.size, 0) + place.vectors
-    return " and ".join(f"{count} vectors of {size}" for size, count in kinds.items())
+    return ", ".join(f"{count} vectors of {size}" for size, count in kinds.items())
 
 
 def parted(generation: Generation, caches: Caches) -> Iterator[tuple[str, Flip, LossRow]]:

@@ -38,8 +38,7 @@ def render(generation: Generation) -> str:
 def _caches(generation: Generation, caches: Caches) -> dict[str, Any]:
     """What other ways to store the cache come to."""
     parted = [
-        (name, cache_words.flip(flip), visible(row.text))
-        for name, flip, row in cache_words.parted(generation, caches)
+        (name, cache_words.flip(flip), visible(row.text)) for name, flip, row in cache_words.parted(generation, caches)
     ]
     return {
         "title": cache_words.TITLE,
