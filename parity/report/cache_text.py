@@ -9,7 +9,7 @@ from parity.generation_records import Generation
 from parity.report import cache_words as words
 from parity.report.beside import visible
 
-_STYLES = {"LOSSY": "bold yellow", "WITHIN": "bold green", "BEYOND": "bold red"}
+_STYLES = {"LOSSY": "bold yellow", "WITHIN": "bold green", "BEYOND": "bold red", "LOSSLESS": "bold"}
 _INDENT = "  "
 _CELL = 7  # columns of a figure in the table of layers
 _SHOWN = 60  # letters of a text that became another
@@ -20,7 +20,7 @@ def render(generation: Generation, caches: Caches, width: int | None) -> Iterato
     yield Text.assemble((f"\n{words.TITLE}", "bold"), (f"  {words.along(generation, caches)}", "dim"))
     for loss in caches.losses:
         word = words.verdict(caches, loss)
-        yield Text.assemble(_INDENT, (f"{word:<7}", _STYLES[word]), f" {words.sentence(caches, loss)}")
+        yield Text.assemble(_INDENT, (f"{word:<8}", _STYLES[word]), f" {words.sentence(caches, loss)}")
     yield Text()
     yield from _table([words.HEAD, *words.rows(caches)])
     yield Text(f"{_INDENT}{words.KEY}", "dim")

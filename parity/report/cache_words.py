@@ -6,6 +6,7 @@ from parity.cache_records import CacheLoss, Caches, Flip, LossRow, Place
 from parity.generation_records import Generation
 from parity.names import fold
 
+LOSSLESS = "LOSSLESS"
 WORDS = {"measured": "LOSSY", "within": "WITHIN", "beyond": "BEYOND"}
 HEAD = ("cache", "bytes/token", "of full", "at the end", "keys", "values", "output", "alike", "mean KL", "first other")
 LAYER_HEAD = ("keys", "values", "output")
@@ -18,22 +19,28 @@ NONE = "-"
 
 
 def verdict(caches: Caches, loss: CacheLoss) -> str:
-    """In one word."""
-    return WORDS[loss.verdict(caches.limits)]
+    """In one word; what loses nothing is not called lossy."""
+    word = WORDS[loss.verdict(caches.limits)]
+    return LOSSLESS if word == "LOSSY" and _exact(loss) else word
+
+
+def _exact(loss: CacheLoss) -> bool:
+    return loss.worst.error == loss.mean_kl == 0
 
 
 def worst(caches: Caches) -> str:
     """The verdict of all of them."""
     words = [verdict(caches, loss) for loss in caches.losses]
-    return "BEYOND" if "BEYOND" in words else words[0]
+    return next((word for word in ("BEYOND", "LOSSY") if word in words), words[0])
 
 
 def sentence(caches: Caches, loss: CacheLoss) -> str:
     """How far, where, and for how many bytes; and the limit that it passes."""
+    where = f"largest error stored {percent(loss.worst.error)} %, in {loss.worst.place.path}"
     told = (
         f"{loss.dtype}: {share(loss.bytes_per_token, caches.bytes_per_token)} of the bytes; "
         f"{loss.agreeing} of {loss.tokens} choices alike, mean KL {figure(loss.mean_kl)} nats; "
-        f"largest error stored {percent(loss.worst.error)} %, in {loss.worst.place.path}"
+        f"{'nothing is lost by being stored' if _exact(loss) else where}"
     )
     return told + "".join(f"; {each}" for each in _passed(caches, loss))
 

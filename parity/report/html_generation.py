@@ -59,7 +59,8 @@ def _caches(generation: Generation, caches: Caches) -> dict[str, Any]:
 def _summary(generation: Generation) -> str:
     if generation.compared:
         return words.headline(generation).removeprefix(f"{generation.port} against {generation.reference}: ")
-    return f"{words.alone(generation)}; compared with nothing"
+    beside = "nothing" if generation.caches is None else "the same port with its cache quantised"
+    return f"{words.alone(generation)}; compared with {beside}"
 
 
 def _facts(generation: Generation) -> list[tuple[str, str]]:

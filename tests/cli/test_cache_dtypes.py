@@ -102,9 +102,10 @@ def test_the_text_has_verdicts_and_a_table(saved: Path) -> None:
     """A line for each way, the same figures by layer, where texts part, what was stored."""
     text = (saved / "report.text").read_text()
     lines = text.splitlines()
-    verdicts = [line for line in lines if line.startswith("  LOSSY")]
+    verdicts = [line for line in lines if line.startswith("  LOSS")]
     assert [line.split()[1] for line in verdicts] == [f"{name}:" for name in DTYPES]
-    assert "  LOSSY   float32: 100.0 % of the bytes; 46 of 46 choices alike, mean KL 0 nats" in text
+    assert "  LOSSLESS float32: 100.0 % of the bytes; 46 of 46 choices alike, mean KL 0 nats; nothing is lost" in text
+    assert [line.split()[0] for line in verdicts[1:]] == ["LOSSY"] * 3
     head = next(line for line in lines if line.startswith("  cache "))
     rows = lines[lines.index(head) + 1 :][: 1 + len(DTYPES)]
     assert [row.split()[0] for row in rows] == ["full", *DTYPES]
@@ -148,7 +149,7 @@ def test_limits_decide_the_exit_code(run: Run, small_checkpoint: Path) -> None:
     both = ("--cache-dtype", "int8", "--cache-dtype", "turbo2")
     code, out, err = run(*call, *both, "--max-cache-error", "0.1")
     assert (code, err) == (1, "")
-    assert "  WITHIN  int8:" in out
+    assert "  WITHIN   int8:" in out
     beyond = next(line for line in out.splitlines() if line.startswith("  BEYOND"))
     assert "turbo2:" in beyond
     assert beyond.endswith("more than --max-cache-error 0.1")
@@ -176,7 +177,7 @@ def test_beside_a_reference_both_verdicts_stand(run: Run, small_checkpoint: Path
     )
     assert (code, err) == (0, "")
     assert out.startswith("PASS  gemma3 against")
-    assert "\n  LOSSY   int4: " in out
+    assert "\n  LOSSY    int4: " in out
 
 
 @pytest.mark.parametrize(
