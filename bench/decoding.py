@@ -42,6 +42,7 @@ WIDTHS = {
 }  # fmt: skip
 MILLIONS = 100
 NEW, RATED, PROMPT, CPU = 200, 64, 8, torch.device("cpu")
+ROUNDING = 1e-9  # of logits in float64; more is another function
 BEGIN, END = "<!-- decoded -->", "<!-- /decoded -->"
 HEADS = ("port", "lines of code", "same tokens", "different ones among them", "logits apart by")
 RATES = ("tokens/s, small", "`generate`", "ratio", "tokens/s, 100M", "`generate`", "ratio")
@@ -51,8 +52,8 @@ RATES = ("tokens/s, small", "`generate`", "ratio", "tokens/s, 100M", "`generate`
 class Decoded:
     """What came of one generation: how many choices agree, how varied the text is, how far logits were apart.
 
-    alone: choices that agree with the reference where that runs a full forward per token, if its cache tells another
-    text than it does without.
+    alone: choices that agree with the reference where that runs a full forward per token, if its logits are others with
+    its cache than without. largest: of the last of the two.
     """
 
     port: str
@@ -78,12 +79,15 @@ def decoded(port: str, new: int = NEW) -> Decoded:
     with paired(port, _longer(port, new), torch.float64) as (pair, models):
         run = together(models, _prompt(pair), _rules(new), lambda *_: None)
         agreed, alone = _agreed(run), None
-        if agreed < new:
+        if agreed < new or _largest(run) > ROUNDING:
             run = together(models, _prompt(pair), replace(_rules(new), reference_cached=False), lambda *_: None)
             alone = _agreed(run)
         window = pair.reference.settings.get("sliding_window")
-        largest = max(meeting.largest for meeting in run.meetings[0])
-        return Decoded(port, window, new, agreed, alone, len(set(run.reference[0])), largest)
+        return Decoded(port, window, new, agreed, alone, len(set(run.reference[0])), _largest(run))
+
+
+def _largest(run: Run) -> float:
+    return max(meeting.largest for meeting in run.meetings[0])
 
 
 def _agreed(run: Run) -> int:
