@@ -11,7 +11,7 @@ from parity.card.facts import facts
 from parity.card.fields import Fields, check
 from parity.card.layers import Layer, read
 from parity.card.structure import Structure, inspect
-from parity.card.target import find
+from parity.card.target import Target, find
 from parity.card_records import BITS, Card, KVCache, Measured
 from parity.errors import ParityError
 from parity.pair import reference as references
@@ -65,12 +65,24 @@ def gather(
     progress: Progress = lambda _: None,
 ) -> Gathered:
     """The card with what it was made from; arguments and errors are those of `card`."""
+    return of(lambda: find(str(target)), context, batch, dtype, weights_dtype, progress)
+
+
+def of(
+    look: Callable[[], Target],
+    context: int | None = None,
+    batch: int = 1,
+    dtype: str = _DTYPE,
+    weights_dtype: str | None = None,
+    progress: Progress = lambda _: None,
+) -> Gathered:
+    """The same of what `look` finds; that is called when the other arguments are known to be right."""
     for name in filter(None, (dtype, weights_dtype)):
         if name not in BITS:
             raise ParityError(f"there is no dtype {name!r} to count bytes in", f"Those are {', '.join(BITS)}.")
     if batch < 1 or (context is not None and context < 1):
         raise ParityError(f"a batch of {batch} with {context} tokens of context is none", "Give whole numbers above 0.")
-    found = find(str(target))
+    found = look()
     config = _text_part(found.config)
     notes = [] if config is found.config else [f"the text part of {found.source} is told; the rest is left out"]
     reference, unknown = _reference(config)

@@ -17,7 +17,7 @@ from parity.pair.port import module_of
 Progress = Callable[[str], object]
 
 # Causes that a fact speaks of: a port of one side has them if it is taken for the other.
-_OF_FACTS: Mapping[str, tuple[str, ...]] = {
+OF_FACTS: Mapping[str, tuple[str, ...]] = {
     "q/k norm": ("qknorm-missing-or-width",),
     "norm": ("norm-offset",),
     "placement": ("residual-topology",),
@@ -34,10 +34,10 @@ _OF_FACTS: Mapping[str, tuple[str, ...]] = {
     "experts": ("router-selection",),
     "shared expert": ("moe-combine",),
 }
-_SIZES = ("head-dim-config", "layer-wiring", "unknown", "position-ids")  # other sizes alone are no mistake
-_LISTS = re.compile(r"layer_types$|layers_block_type$")  # as long as there are layers; facts say what is in them
+SIZES = ("head-dim-config", "layer-wiring", "unknown", "position-ids")  # other sizes alone are no mistake
+LISTS = re.compile(r"layer_types$|layers_block_type$")  # as long as there are layers; facts say what is in them
 _OFFSET = "1 + weight"
-_SAME = {name: names[0] for names in NAMES.values() for name in names}
+SAME = {name: names[0] for names in NAMES.values() for name in names}
 
 
 def diff(left: str | Path, right: str | Path, *, progress: Progress = lambda _: None) -> Difference:
@@ -53,7 +53,7 @@ def diff(left: str | Path, right: str | Path, *, progress: Progress = lambda _: 
     """
     one, other = gather(left, progress=progress), gather(right, progress=progress)
     shared, different = _facts(one.card, other.card)
-    ours, theirs = _modules(one), _modules(other)
+    ours, theirs = modules(one), modules(other)
     notes = [f"{each.card.name}: {note}" for each in (one, other) for note in each.card.notes]
     lines, missing = _lines(one.card, other.card)
     return Difference(
@@ -62,8 +62,8 @@ def diff(left: str | Path, right: str | Path, *, progress: Progress = lambda _: 
         shared=shared,
         different=different,
         fields=tuple(_fields(one.card, other.card)),
-        modules_left=tuple(_only(ours, theirs)),
-        modules_right=tuple(_only(theirs, ours)),
+        modules_left=tuple(alone(ours, theirs)),
+        modules_right=tuple(alone(theirs, ours)),
         causes=tuple(_causes(one, other, different)),
         lines=lines,
         notes=(*notes, *missing),
@@ -85,7 +85,7 @@ def _facts(one: Card, other: Card) -> tuple[tuple[Fact, ...], tuple[Side, ...]]:
 
 
 def _fields(one: Card, other: Card) -> Iterator[Side]:
-    left, right = ({_SAME.get(field.name, field.name): field for field in card.fields} for card in (one, other))
+    left, right = ({SAME.get(field.name, field.name): field for field in card.fields} for card in (one, other))
     for name in dict.fromkeys([*left, *right]):
         found = [each[name] for each in (left, right) if name in each]
         mine, theirs = (each[name].value if name in each else None for each in (left, right))
@@ -93,11 +93,12 @@ def _fields(one: Card, other: Card) -> Iterator[Side]:
             yield Side(" / ".join(dict.fromkeys(field.name for field in found)), mine, theirs)
 
 
-def _modules(side: Gathered) -> dict[str, str]:
+def modules(side: Gathered) -> dict[str, str]:
+    """What each kind of module of a side does, or its own name where that is not known -> the module's name."""
     return roles(side.card.modules, () if side.structure is None else side.structure.norms)
 
 
-def _only(own: Mapping[str, str], others: Mapping[str, str]) -> Iterator[str]:
+def alone(own: Mapping[str, str], others: Mapping[str, str]) -> Iterator[str]:
     """What is on one side only; parts of a module that is itself on one side only are left to it."""
     missing = {role: name for role, name in own.items() if role not in others}
     for role, name in missing.items():
@@ -113,12 +114,12 @@ def _causes(one: Gathered, other: Gathered, different: tuple[Side, ...]) -> Iter
             continue
         if side.name == "norm" and (_OFFSET in side.left) == (_OFFSET in side.right):
             continue
-        for code in _OF_FACTS.get(side.name, ()):
+        for code in OF_FACTS.get(side.name, ()):
             found.setdefault(code, {})[f"{side.name}: {side.left} / {side.right}"] = None
     for each in _fields(one.card, other.card):
         code = cause_of(each.name)
-        if code not in _SIZES and not _LISTS.search(each.name) and None not in (each.left, each.right):
-            if any(why.startswith(f"{name}: ") for name in _OF_FACTS for why in found.get(code, ())):
+        if code not in SIZES and not LISTS.search(each.name) and None not in (each.left, each.right):
+            if any(why.startswith(f"{name}: ") for name in OF_FACTS for why in found.get(code, ())):
                 continue  # a fact has said it
             found.setdefault(code, {})[f"{each.name}: {each.left} / {each.right}"] = None
     for code, name in _alone(one, other):
@@ -153,7 +154,7 @@ def _lines(one: Card, other: Card) -> tuple[Lines | None, tuple[str, ...]]:
     if one.port is None or other.port is None:
         without = " and ".join(card.name for card in (one, other) if card.port is None)
         return None, (f"no port of {without} comes with Parity: no lines are compared",)
-    left, right = _source(one.port), _source(other.port)
+    left, right = source_of(one.port), source_of(other.port)
     if left == right:
         return None, (f"{one.port} is the port of both: what differs is in the config alone",)
     ours, theirs = (path.read_text(encoding="utf-8").splitlines() for path in (left, right))
@@ -162,7 +163,7 @@ def _lines(one: Card, other: Card) -> tuple[Lines | None, tuple[str, ...]]:
     return Lines(left.name, right.name, tuple(told), *counts), ()
 
 
-def _source(port: str) -> Path:
+def source_of(port: str) -> Path:
     """The file that a port is written in."""
     named = module_of(port)
     spec = None if named is None else importlib.util.find_spec(named)

@@ -22,11 +22,12 @@ from parity.cli.explain import explain
 from parity.cli.gate import gate
 from parity.cli.gate import settings as gate_settings
 from parity.cli.generate import generate
+from parity.cli.new import new
 from parity.cli.ports import ports
 from parity.cli.report import report
 from parity.cli.source import source
 from parity.errors import ParityError
-from parity.report.formats import AUDIT, CARD, CHECK, DIFFERENCE, GENERATION
+from parity.report.formats import AUDIT, CARD, CHECK, DIFFERENCE, GENERATION, START
 
 app = typer.Typer(
     name="parity",
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-COMMANDS = (check, gate, audit, source, generate, report, explain, ports, card, diff)
+COMMANDS = (check, gate, audit, source, generate, report, explain, ports, card, diff, new)
 for _command in COMMANDS:
     app.command()(_command)
 
@@ -61,8 +62,11 @@ _NOT_OF = {
     "audit": {"small_config"},
     "gate": {"small_config"},
     "card": {"config", "dtype"},
+    "new": {"config"},
 }  # always on the small config, unless told otherwise
-_FORMATS: dict[str, Iterable[str]] = {"audit": AUDIT, "generate": GENERATION, "card": CARD, "diff": DIFFERENCE}
+_FORMATS: dict[str, Iterable[str]] = {
+    "audit": AUDIT, "generate": GENERATION, "card": CARD, "diff": DIFFERENCE, "new": START,
+}  # fmt: skip
 
 
 @app.callback()

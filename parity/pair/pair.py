@@ -302,6 +302,18 @@ def config_of_port(port: Port) -> tuple[str, Mapping[str, Any]]:
     return _read_config(port, None, None)
 
 
+def default_config(model_type: str) -> Mapping[str, Any] | None:
+    """The config that comes with Parity for a model type, parsed; None if there is none."""
+    defaults = json.loads((resources.files(FIXTURES) / "defaults.json").read_text(encoding="utf-8"))
+    name = defaults.get(model_type)
+    return None if name is None else json.loads(shipped(name).read_text(encoding="utf-8"))
+
+
+def shipped(name: str) -> Path:
+    """Where a config that comes with Parity lies."""
+    return Path(str(resources.files(FIXTURES) / "configs" / name))
+
+
 def _read_config(port: Port, config: Path | None, reference: str | None) -> tuple[str, Mapping[str, Any]]:
     if config is not None:
         return str(config), _parse(config)

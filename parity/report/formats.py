@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from parity.card_records import Card, Difference
 from parity.gate_records import Gate
 from parity.generation_records import Generation
+from parity.new_records import Start
 from parity.records import Audit, Report
 
 
@@ -170,6 +171,30 @@ def _difference_html(found: Difference) -> str:
     return render(found)
 
 
+def _start_text(found: Start) -> str:
+    from parity.report.new_text import render
+
+    return "".join(f"{line.plain}\n" for line in render(found))
+
+
+def _start_json(found: Start) -> str:
+    from parity.report.new_json import render
+
+    return render(found)
+
+
+def _start_markdown(found: Start) -> str:
+    from parity.report.new_markdown import render
+
+    return render(found)
+
+
+def _start_html(found: Start) -> str:
+    from parity.report.new_html import render
+
+    return render(found)
+
+
 CHECK: Mapping[str, Callable[[Report], str]] = {
     "text": _check_text,
     "json": _check_json,
@@ -205,4 +230,10 @@ DIFFERENCE: Mapping[str, Callable[[Difference], str]] = {
     "json": _difference_json,
     "markdown": _difference_markdown,
     "html": _difference_html,
+}
+START: Mapping[str, Callable[[Start], str]] = {
+    "text": _start_text,
+    "json": _start_json,
+    "markdown": _start_markdown,
+    "html": _start_html,
 }

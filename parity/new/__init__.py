@@ -1,0 +1,1 @@
+"""Starting a port: the nearest one that there is, adapted to another config, with a mark at each place that differs."""
