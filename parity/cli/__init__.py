@@ -22,12 +22,13 @@ from parity.cli.explain import explain
 from parity.cli.gate import gate
 from parity.cli.gate import settings as gate_settings
 from parity.cli.generate import generate
+from parity.cli.ladder import ladder
 from parity.cli.new import new
 from parity.cli.ports import ports
 from parity.cli.report import report
 from parity.cli.source import source
 from parity.errors import ParityError
-from parity.report.formats import AUDIT, CARD, CHECK, DIFFERENCE, GENERATION, START
+from parity.report.formats import AUDIT, CARD, CHECK, DIFFERENCE, GENERATION, LADDER, START
 
 app = typer.Typer(
     name="parity",
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-COMMANDS = (check, gate, audit, source, generate, report, explain, ports, card, diff, new)
+COMMANDS = (check, gate, audit, source, generate, report, explain, ports, card, diff, new, ladder)
 for _command in COMMANDS:
     app.command()(_command)
 
@@ -66,6 +67,7 @@ _NOT_OF = {
 }  # always on the small config, unless told otherwise
 _FORMATS: dict[str, Iterable[str]] = {
     "audit": AUDIT, "generate": GENERATION, "card": CARD, "diff": DIFFERENCE, "new": START,
+    "ladder": LADDER,
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from parity.gate_records import Gate
 from parity.generation_records import Generation
 from parity.new_records import Start
 from parity.records import Audit, Report
+from parity.workflow_records import Workflow
 
 
 def _check_text(report: Report) -> str:
@@ -195,6 +196,30 @@ def _start_html(found: Start) -> str:
     return render(found)
 
 
+def _ladder_text(found: Workflow) -> str:
+    from parity.report.ladder_text import render
+
+    return "".join(f"{line.plain}\n" for line in render(found))
+
+
+def _ladder_json(found: Workflow) -> str:
+    from parity.report.ladder_json import render
+
+    return render(found)
+
+
+def _ladder_markdown(found: Workflow) -> str:
+    from parity.report.ladder_markdown import render
+
+    return render(found)
+
+
+def _ladder_html(found: Workflow) -> str:
+    from parity.report.ladder_html import render
+
+    return render(found)
+
+
 CHECK: Mapping[str, Callable[[Report], str]] = {
     "text": _check_text,
     "json": _check_json,
@@ -236,4 +261,10 @@ START: Mapping[str, Callable[[Start], str]] = {
     "json": _start_json,
     "markdown": _start_markdown,
     "html": _start_html,
+}
+LADDER: Mapping[str, Callable[[Workflow], str]] = {
+    "text": _ladder_text,
+    "json": _ladder_json,
+    "markdown": _ladder_markdown,
+    "html": _ladder_html,
 }
