@@ -116,22 +116,22 @@ def _rung(asked: _Asked, name: str, state: State, why: str) -> Rung:
 def _cards(asked: _Asked, port: Port, described: Reference, source: str, progress: Progress) -> Iterator[Rung]:
     """The card, and which other port is the nearest."""
     progress("making the card")
-    if described.stand_in is not None:
-        why = f"{described.class_name} stands in, and has other fields"
-        yield _rung(asked, "card", "not_possible", why)
-        yield _rung(asked, "nearest port", "not_possible", why)
-        return
     try:
         card = of(lambda: Target(port.name, source, described.config, None)).card
         yield _rung(asked, "card", _holds(card), _of_card(card))
-        others, _ = nearest.candidates((), progress)
-        others = [each for each in others if not set(each.port.model_types) & set(port.model_types)]
+    except ParityError as error:
+        yield _rung(asked, "card", "not_possible", error.problem)
+    try:
         own = nearest.side(port.name, described.config)
+        others = [
+            each
+            for each in nearest.candidates((), progress)[0]
+            if not set(each.port.model_types) & set(port.model_types)
+        ]
         first = next(iter(nearest.ranked(own, others)), None)
         why = "there is no other" if first is None else f"{first.name}, at a distance of {first.distance}"
         yield _rung(asked, "nearest port", "done", why)
     except ParityError as error:
-        yield _rung(asked, "card", "not_possible", error.problem)
         yield _rung(asked, "nearest port", "not_possible", error.problem)
 
 

@@ -107,6 +107,7 @@ class Marker:
         causal = [*self._missing(ranked), *self._spare(ranked)]
         causal += self._facts(ranked, handed, outcome, causal)
         causal += self._fields(handed, outcome, causal)
+        causal += self._own_fields(handed, outcome, causal)
         return tuple(_merged([*found, *causal]))
 
     def of_finding(self, finding: Finding) -> Spot | None:
@@ -252,6 +253,23 @@ class Marker:
             reads = _distinct([self._reading.field(name) for name in names])[:3]
             verb = "is" if len(fields) == 1 else "are"
             yield from self._caused(f"{', '.join(fields)} {verb} not read", (cause,), reads)
+
+    def _own_fields(
+        self, handed: Sequence[Handed], outcome: Outcome, known: Sequence[Difference]
+    ) -> Iterator[Difference]:
+        """Fields that act in the port's own reference, that it asks for, and that the new one knows nothing of."""
+        done = {cause for each in known for cause in each.causes}
+        there = {*self._new.reference.config, *self._new.reference.settings, *(each.name for each in handed)}
+        same = {each for names in NAMES.values() if there & set(names) for each in names}
+        groups: dict[str, list[str]] = {}
+        for each in self._old.side.gathered.card.fields:
+            cause = cause_of(each.name)
+            acts = each.effect == "acts" and each.value not in _OFF and each.name in outcome.asked
+            if acts and each.name not in there | same and cause not in (*SIZES, *done):
+                groups.setdefault(cause, []).append(each.name)
+        for cause, fields in groups.items():
+            verb = "is" if len(fields) == 1 else "are"
+            yield from self._caused(f"{', '.join(fields)} {verb} read here, and no field of the reference", (cause,))
 
     def _caused(self, what: str, causes: tuple[str, ...], reads: tuple[Read, ...] = ()) -> Iterator[Difference]:
         role, words = _PLACES.get(causes[0], ("", ()))

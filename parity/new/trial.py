@@ -5,6 +5,7 @@ Found out by trying: the port is made from the config and run. Whatever stops it
 for last, and each of these is handed over otherwise until the port gets further.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,8 @@ def tried(port: Port, config: Mapping[str, Any], runs: bool = True) -> Outcome:
     log: dict[str, None] = {}
     reached = 0
     try:
-        with precision(False), quiet(), torch.no_grad():
+        # A size that is tried may be none at all.
+        with precision(False), quiet(), torch.no_grad(), warnings.catch_warnings(action="ignore"):
             own = port.make_config(Asked(config, log))
             if not runs:
                 return Outcome(_RUNS, tuple(log), "")
