@@ -264,8 +264,8 @@ class Marker:
         groups: dict[str, list[str]] = {}
         for each in self._old.side.gathered.card.fields:
             cause = cause_of(each.name)
-            acts = each.effect == "acts" and each.value not in _OFF and each.name in outcome.asked
-            if acts and each.name not in there | same and cause not in (*SIZES, *done):
+            acts = each.effect == "acts" and each.value not in _OFF and "." not in each.name
+            if acts and each.name in outcome.asked and each.name not in there | same and cause not in (*SIZES, *done):
                 groups.setdefault(cause, []).append(each.name)
         for cause, fields in groups.items():
             verb = "is" if len(fields) == 1 else "are"

@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,16 @@ def candidates(without: Collection[str], progress: Progress) -> tuple[list[Candi
             continue
         progress(f"reading the card of {name}")
         try:
-            found.append(candidate(name))
+            found.append(_built_in(name))
         except ParityError as error:
             left.append(Ranked(name, None, why_not=error.problem))
     return found, left
+
+
+@cache
+def _built_in(name: str) -> Candidate:
+    """One that does not change while this runs."""
+    return candidate(name)
 
 
 def candidate(name: str) -> Candidate:

@@ -47,7 +47,7 @@ def test_a_port_that_diverges(run: Run, broken_port: Callable[..., Path]) -> Non
     assert (found["weights"], found["forward"]) == ("done", "failed")
     told = json.loads(out)
     why = next(each["why"] for each in told["rungs"] if each["name"] == "forward")
-    assert "port.py:" in why or "gemma3.py:" in why
+    assert "port.py (gemma3):" in why
     assert "window-off-by-one" in why
     assert told["next"] == f"parity check {port} --small-config --stage forward"
 
