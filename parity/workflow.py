@@ -130,7 +130,8 @@ def _cards(asked: _Asked, port: Port, described: Reference, source: str, progres
         ]
         first = next(iter(nearest.ranked(own, others)), None)
         why = "there is no other" if first is None else f"{first.name}, at a distance of {first.distance}"
-        yield _rung(asked, "nearest port", "done", why)
+        beside = asked.command("card") if first is None else f"parity diff {asked.port} {first.name}"
+        yield Rung("nearest port", "done", why, beside)
     except ParityError as error:
         yield _rung(asked, "nearest port", "not_possible", error.problem)
 

@@ -44,10 +44,10 @@ def carried(config: Mapping[str, Any], handed: tuple[Handed, ...]) -> dict[str, 
 
 
 def otherwise(name: str, expression: str | None, value: Value, why: str, small: Mapping[str, Any]) -> Handed:
-    """A field under another name is the same field."""
-    called = next((each for names in NAMES.values() if name in names for each in names if each in small), None)
-    if called is not None and expression == f'hf["{called}"]':
-        return Handed(name, expression, value, "by another name", default=True)
+    """A field under another name is the same field, and so is what it is by convention."""
+    if expression in [known for known, _ in renamed(name, small)] and name not in small:
+        why = "by another name" if str(expression).startswith("hf[") else "not in config.json: by convention"
+        return Handed(name, expression, value, why, default=True)
     return Handed(name, expression, value, "the config has none" if "KeyError" in why else why)
 
 

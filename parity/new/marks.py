@@ -95,6 +95,7 @@ class Marker:
         self._kinds = {template(name): type(module).__name__ for name, module in model.named_modules()}
         self._ours = modules(new.gathered)
         self._theirs = modules(old.side.gathered)
+        self._roles = {name: role for role, name in reversed(self._ours.items())}
         self._parts = {**parts_of(old.port.weights or {}), **places.parts}
 
     def over(self, code: Code) -> "Marker":
@@ -169,6 +170,8 @@ class Marker:
     def _spare(self, ranked: Ranked) -> Iterator[Difference]:
         there = [each for each in ranked.spare if self._parts.get(_name(each)) in self._kinds]
         yield from self._grouped(there, self._too_many)
+        if any(_role(each) == "rotation of positions" for each in ranked.spare):
+            yield from self._caused("positions are rotated here, and not in the reference", ("rope-pairing",))
 
     def _grouped(
         self, named: Sequence[str], told: Callable[[str, list[str]], Difference | None]
@@ -274,7 +277,7 @@ class Marker:
     def _caused(self, what: str, causes: tuple[str, ...], reads: tuple[Read, ...] = ()) -> Iterator[Difference]:
         role, words = _PLACES.get(causes[0], ("", ()))
         module = self._ours.get(role, "")
-        spot = self._spot(self._parts.get(module, ""), words) if role != "rotation of positions" else None
+        spot = self._spot(self._counterpart(module), words) if role != "rotation of positions" else None
         spot = spot or self._rotation(role, words) or self._code.of("Config.from_hf", r"\bcls\(")
         if not reads:
             acting = [each.name for each in self._new.gathered.card.fields if cause_of(each.name) in causes]
@@ -287,9 +290,15 @@ class Marker:
 
     def _inside(self, module: str, words: tuple[str, ...]) -> Spot | None:
         """In the port's counterpart of a module of the reference, or of the nearest one around it."""
-        while module and (module not in self._parts or self._parts[module] not in self._kinds):
+        while module and not self._counterpart(module):
             module = module.rpartition(".")[0]
-        return self._spot(self._parts.get(module, ""), words)
+        return self._spot(self._counterpart(module), words)
+
+    def _counterpart(self, module: str) -> str:
+        """The port's module that holds the same tensors, else the one that does the same in its own reference."""
+        role = self._roles.get(module, "")
+        found = (self._parts.get(each, "") for each in (module, self._theirs.get(role, "")))
+        return next((each for each in found if each in self._kinds and each), "")
 
     def _spot(self, path: str, words: tuple[str, ...]) -> Spot | None:
         """In the forward of a module of the port's; of the one around it, where the module is not of its own making."""

@@ -41,7 +41,18 @@ def test_ports_stand_alone(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["records", "generation_records", "cache_records", "card_records", "errors", "names", "packages", "settings"],
+    [
+        "records",
+        "generation_records",
+        "cache_records",
+        "card_records",
+        "new_records",
+        "workflow_records",
+        "errors",
+        "names",
+        "packages",
+        "settings",
+    ],
 )
 def test_foundations_need_nothing(name: str) -> None:
     """The standard library, and each other."""

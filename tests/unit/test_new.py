@@ -66,6 +66,7 @@ def test_a_field_by_another_name_is_no_difference(ports: Candidates, side: Calla
     by_name = {each.name: each for each in handed}
     assert by_name["hidden_size"].expression == 'hf["n_embd"]'
     assert by_name["hidden_size"].default
+    assert by_name["intermediate_size"].expression == '4 * hf["n_embd"]'
     assert carried(new.small, handed)["hidden_size"] == new.small["n_embd"]
 
 
