@@ -82,6 +82,17 @@ def test_tensors_that_do_not_fit_have_no_place(ports: Candidates, configs: Path,
     assert found.parts["model.layers.{}.self_attn"] == "layers.{}.attention"
 
 
+def test_a_tensor_of_another_shape_is_taken_out_of_the_map(ports: Candidates, configs: Path, tmp_path: Path) -> None:
+    """A norm over all heads does not fit one over a head, whatever it is called."""
+    goal = _goal("mine", str(configs / "olmo-3-32b.json"), tmp_path, lambda _: None)
+    old = ports["qwen3"]
+    _, outcome = trial.fitted(old.port, old.side.small, goal.side.reference.config, goal.side.small)
+    assert outcome.model is not None
+    found = places(old.port, outcome.model, goal.shapes, goal.side, old.side)
+    assert set(found.removed) >= {f"model.layers.{{}}.self_attn.{name}_norm.weight" for name in "qk"}
+    assert all("has shape" in why for why in found.removed.values())
+
+
 TEXT = '''"""A file."""
 
 NAMES = {
