@@ -64,7 +64,8 @@ def main() -> None:
 
 HEAD = (
     "| port left out | begun with | tensors with a place | marks | of these by the cards | findings | at marks"
-    " | at the statement | lines written | taken out | |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---|\n"
+    " | at marks of the cards | at the statement | lines written | taken out | |\n"
+    "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n"
 )
 NEAREST_HEAD = "| port | nearest by cards | lines that it lacks | fewest | with |\n|---|---|---:|---:|---|\n"
 
@@ -120,10 +121,12 @@ def _lines(text: str) -> Iterator[str]:
 def row(found: Begun) -> str:
     """A line of the table."""
     told = found.start
-    known = sum(mark.origin != "check" for mark in told.marks)
+    known = {mark.number for mark in told.marks if mark.origin == "card"}
+    blind = sum(each.mark in known for each in told.findings)
     cells = (
-        f"`{found.name}`", f"`{told.nearest}`", f"{told.loaded} of {told.tensors}", str(len(told.marks)), str(known),
-        str(len(told.findings)), str(told.at_marks), str(sum(each.exact for each in told.findings)),
+        f"`{found.name}`", f"`{told.nearest}`", f"{told.loaded} of {told.tensors}", str(len(told.marks)),
+        str(len(known)),
+        str(len(told.findings)), str(told.at_marks), str(blind), str(sum(each.exact for each in told.findings)),
         str(found.written), str(found.removed), "by hand" if found.by_hand else "diff",
     )  # fmt: skip
     return f"| {' | '.join(cells)} |\n"
