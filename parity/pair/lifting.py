@@ -1,7 +1,8 @@
 """Weights lifted to the dtype of a run while they are used, and no longer: a block at a time, or an operation.
 
 What both sides hold in the same memory is lifted once for both. Memory for lifted weights is used again from block to
-block: asking for it anew costs more than the arithmetic.
+block: asking for it anew costs more than the arithmetic. Not so where weights are made of several tensors, since making
+them takes memory of its own, beside which that of a whole block would be too much.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -73,16 +74,22 @@ class Lifter:
         """
         shared: dict[_Key, Tensor] = {}
         checked: set[_Key] = set()
+        makes = False
         with ExitStack() as stack:
             for streamed, names in sides:
                 for name in names:
                     place = _Place.of(streamed, name)
                     known_as = streamed.tensors.get(name, name)
-                    value = self._converted(known_as, place.stored, streamed.dtypes.get(name), shared, checked)
+                    if place.held.is_meta:
+                        makes = True
+                        # What is made for this place alone lies in no memory that anything else shares.
+                        value = self._converted(known_as, streamed.made[name](), streamed.dtypes.get(name), {}, set())
+                    else:
+                        value = self._converted(known_as, place.held.data, streamed.dtypes.get(name), shared, checked)
                     stack.callback(place.put(value))
             self._spare.clear()  # of the block before; what this one needed of it is taken
             yield
-        for buffer in shared.values():
+        for buffer in shared.values() if not makes else ():
             self._spare.setdefault((tuple(buffer.shape), buffer.dtype), []).append(buffer)
 
     def _converted(
@@ -106,30 +113,28 @@ class Lifter:
 
 @dataclass(frozen=True)
 class _Place:
-    """A weight of a model under all its names, and its value as stored."""
+    """A weight of a model as it is kept, and where, if that is a tensor without content."""
 
     held: Tensor
     owners: tuple[tuple[nn.Module, str], ...]
-    stored: Tensor
 
     @classmethod
     def of(cls, streamed: Streamed, name: str) -> "_Place":
         held = streamed.held(name)
-        if not held.is_meta:
-            return cls(held, (), held.data)
-        owners = tuple(
+        owners = (
             (module, key)
-            for module in streamed.model.modules()
+            for module in (streamed.model.modules() if held.is_meta else ())
             for key, other in module._parameters.items()
             if other is held
         )
-        return cls(held, owners, streamed.made[name]())
+        return cls(held, tuple(owners))
 
     def put(self, value: Tensor) -> Callable[[], None]:
         """Put a value there; returns what puts back what was there."""
         if not self.held.is_meta:
+            stored = self.held.data
             self.held.data = value  # in place, so that it changes under every name it is kept by
-            return lambda: setattr(self.held, "data", self.stored)
+            return lambda: setattr(self.held, "data", stored)
         parameter = nn.Parameter(value, requires_grad=False)
         for module, key in self.owners:
             module._parameters[key] = parameter
