@@ -14,7 +14,7 @@ from parity.explain.load_findings import shares_a_tensor
 from parity.explain.loader import Loader
 from parity.explain.locate import Code, Values, source_at
 from parity.explain.match import Index, moves
-from parity.explain.mutations import Context
+from parity.explain.mutations import Context, Mutation
 from parity.explain.provenance import built_at
 from parity.explain.record import tapes
 from parity.explain.roles import Role
@@ -242,7 +242,7 @@ class _Desk:
         mutation = fault.first
         site = self.room.tapes.reference.steps[mutation.site]
         residual = min(found.faults[-1].residual, fault.residual)
-        module = self._module(finding, endpoint, mutation.site, mutation.moves)
+        module = self._module(finding, endpoint, mutation)
         if mutation.cause == "embed-scale":
             module = self._embedding(site) or module
         partners = {pair.reference: pair.port for pair in self.room.measured.pairs if not pair.partial}
@@ -323,11 +323,17 @@ class _Desk:
     def _port_of(self, module: str) -> str:
         return next((pair.port for pair in self.room.measured.pairs if pair.reference == module), "")
 
-    def _module(self, finding: Finding, endpoint: Endpoint, site: int, moves: bool) -> str:
-        """The reference's module that a mutation is made in; a stretch over many modules is narrowed down to it."""
-        if endpoint != LOGITS and (moves or not self._spans(finding.reference_module, site)):
-            return finding.reference_module
-        return self._user(site) or finding.reference_module
+    def _module(self, finding: Finding, endpoint: Endpoint, mutation: Mutation) -> str:
+        """The reference's module that a mutation is made in; a stretch over many modules is narrowed down to it.
+
+        Where what a module gives is left out, that is the one that is not called, not the first of its parts.
+        """
+        own, found = self._user(mutation.site), finding.reference_module
+        if mutation.omits and own and found.startswith(f"{own}."):
+            return f"{own}.{found.removeprefix(f'{own}.').partition('.')[0]}"
+        if endpoint != LOGITS and (mutation.moves or not self._spans(found, mutation.site)):
+            return found
+        return own or found
 
     def _spans(self, module: str, site: int) -> bool:
         own = self._user(site)
