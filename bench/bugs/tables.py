@@ -113,7 +113,9 @@ def _share(right: Iterable[bool]) -> str:
     values = list(right)
     if not values:
         return NOT_RUN
-    return f"{sum(values)} of {len(values)}" + (f" ({100 * sum(values) / len(values):.0f} %)" if sum(values) else "")
+    share = 100 * sum(values) / len(values)
+    digits = 1 if 99.5 <= share < 100 else 0  # only all of them are 100 %
+    return f"{sum(values)} of {len(values)}" + (f" ({share:.{digits}f} %)" if sum(values) else "")
 
 
 def _miss(outcome: Outcome) -> str:
