@@ -7,7 +7,6 @@ The tables go between the marks of the page. It takes some minutes.
 
 import argparse
 import math
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -15,6 +14,7 @@ from unittest import mock
 
 import torch
 
+from bench.marked import filled
 from parity.cache_records import CACHE_DTYPES, CacheLoss, Caches, Role
 from parity.caches import formats
 from parity.caches.levels import distortion
@@ -160,11 +160,7 @@ def main() -> None:
     }
     page = given.write.read_text(encoding="utf-8")
     for name, text in tables.items():
-        begin, end = re.escape(f"<!-- {name} -->\n"), re.escape(f"<!-- /{name} -->\n")
-        parts = re.split(f"(?<={begin})|(?={end})", page)
-        if len(parts) != 3:
-            raise SystemExit(f"{given.write} has no place for {name}")
-        page = parts[0] + text + parts[2]
+        page = filled(page, name, text)
     given.write.write_text(page, encoding="utf-8")
 
 

@@ -4,16 +4,15 @@ python -m bench.cards --write docs/cards.md
 """
 
 import argparse
-import re
 from pathlib import Path
 
+from bench.marked import filled
 from parity.card.card import card
 from parity.card.facts import billions
 from parity.card_records import Card
 from parity.report.card_words import size
 
 CONFIGS = Path(__file__).parents[1] / "fixtures" / "configs"
-MARKS = "<!-- cards -->\n", "<!-- /cards -->\n"
 KIB = 1024
 
 # What is published: parameters as names or cards of models give them, KiB per token as a gallery of architectures lists
@@ -65,11 +64,7 @@ def main() -> None:
         print(path.stem, flush=True)
     table = f"{_HEAD}|---|---|---:|---:|---|---:|---|---:|---|\n{''.join(rows)}"
     page = options.write.read_text(encoding="utf-8")
-    begin, end = map(re.escape, MARKS)
-    options.write.write_text(
-        re.sub(f"({begin}).*?({end})", lambda found: f"{found[1]}{table}{found[2]}", page, flags=re.DOTALL),
-        encoding="utf-8",
-    )
+    options.write.write_text(filled(page, "cards", table), encoding="utf-8")
 
 
 def row(name: str, made: Card) -> str:

@@ -22,6 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from bench.marked import filled
 from parity.compare.generation import Batch, Models, Rules, Run, together
 from parity.pair import pair as pairs
 from parity.pair import reference as references
@@ -43,7 +44,6 @@ WIDTHS = {
 MILLIONS = 100
 NEW, RATED, PROMPT, CPU = 200, 64, 8, torch.device("cpu")
 ROUNDING = 1e-9  # of logits in float64; more is another function
-BEGIN, END = "<!-- decoded -->", "<!-- /decoded -->"
 HEADS = ("port", "lines of code", "same tokens", "different ones among them", "logits apart by")
 RATES = ("tokens/s, small", "`generate`", "ratio", "tokens/s, 100M", "`generate`", "ratio")
 
@@ -57,7 +57,6 @@ class Decoded:
     """
 
     port: str
-    window: int | None
     asked: int
     agreed: int
     alone: int | None
@@ -69,7 +68,6 @@ class Decoded:
 class Rate:
     """Tokens per second of both after the first token, medians over runs."""
 
-    parameters: int
     port: float
     reference: float
 
@@ -82,8 +80,7 @@ def decoded(port: str, new: int = NEW) -> Decoded:
         if agreed < new or _largest(run) > ROUNDING:
             run = together(models, _prompt(pair), replace(_rules(new), reference_cached=False), lambda *_: None)
             alone = _agreed(run)
-        window = pair.reference.settings.get("sliding_window")
-        return Decoded(port, window, new, agreed, alone, len(set(run.reference[0])), _largest(run))
+        return Decoded(port, new, agreed, alone, len(set(run.reference[0])), _largest(run))
 
 
 def _largest(run: Run) -> float:
@@ -100,9 +97,8 @@ def rates(port: str, config: Mapping[str, Any], new: int, runs: int) -> Rate:
     """What a token costs with a cache in float32, port and reference in one run."""
     with paired(port, config, torch.float32) as (pair, models):
         clocks = [_clocks(together(models, _prompt(pair), _rules(new), lambda *_: None)) for _ in range(runs + 1)][1:]
-        parameters = sum(each.numel() for each in models.port_model.parameters())
         ours, theirs = (statistics.median(each) for each in zip(*clocks, strict=True))
-        return Rate(parameters, ours, theirs)
+        return Rate(ours, theirs)
 
 
 @contextmanager
@@ -214,7 +210,7 @@ def main() -> None:
     Console(width=160).print(table)
     if arguments.write:
         text = arguments.write.read_text(encoding="utf-8")
-        arguments.write.write_text(filled(text, [heads, *found]), encoding="utf-8")
+        arguments.write.write_text(filled(text, "decoded", markdown([heads, *found])), encoding="utf-8")
 
 
 def _row(found: Decoded) -> tuple[str, ...]:
@@ -223,12 +219,11 @@ def _row(found: Decoded) -> tuple[str, ...]:
     return (f"`{found.port}`", str(lines(found.port)), agreed, str(found.distinct), f"{found.largest:.0e}")
 
 
-def filled(page: str, rows: Sequence[Sequence[str]]) -> str:
-    """A page with the table between its marks."""
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table; the first row is its head."""
     head, *others = (f"| {' | '.join(row)} |" for row in rows)
     rule = "|" + "---|" * len(rows[0])
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n" + "\n".join((head, rule, *others)) + f"\n{END}{rest.split(END)[1]}"
+    return "\n".join((head, rule, *others, ""))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.finished import FINISHED, Edits
+from bench.marked import filled
 from parity.card.diff import source_of
 from parity.new import nearest
 from parity.new.start import start
@@ -23,8 +24,6 @@ CONFIGS = {
     "qwen3": "qwen3-0.6b", "smollm3": "smollm3-3b", "olmo3": "olmo-3-32b", "gemma3": "gemma-3-270m",
     "glm4_moe": "glm-4.5-air", "qwen3_moe": "qwen3-30b-a3b", "gpt2": "gpt2", "llama3": "llama-3.2-1b",
 }  # fmt: skip
-MARKS = "<!-- new -->\n", "<!-- /new -->\n"
-NEAREST = "<!-- nearest -->\n", "<!-- /nearest -->\n"
 _COMMENT = re.compile(r"^\s*# DIFFERS \d+: .*(\n\s*# .*)*\n|  # DIFFERS \d+$", re.MULTILINE)
 
 
@@ -57,8 +56,8 @@ def main() -> None:
     if options.only:
         return
     page = options.write.read_text(encoding="utf-8")
-    page = _put(page, MARKS, f"{HEAD}{''.join(rows)}")
-    page = _put(page, NEAREST, f"{NEAREST_HEAD}{''.join(choices())}")
+    page = filled(page, "new", f"{HEAD}{''.join(rows)}")
+    page = filled(page, "nearest", f"{NEAREST_HEAD}{''.join(choices())}")
     options.write.write_text(page, encoding="utf-8")
 
 
@@ -143,11 +142,6 @@ def choices() -> Iterator[str]:
         best = min(lines, key=lambda name: lines[name])
         same = "the same" if lines[best] == lines[first] else f"`{best}`"
         yield f"| `{each.port.name}` | `{first}` | {lines[first]} | {lines[best]} | {same} |\n"
-
-
-def _put(page: str, marks: tuple[str, str], table: str) -> str:
-    begin, end = map(re.escape, marks)
-    return re.sub(f"({begin}).*?({end})", lambda found: f"{found[1]}{table}{found[2]}", page, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

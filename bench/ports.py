@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import parity
+from bench.marked import filled
 from parity.pair.pair import find_reference
 from parity.pair.port import built_in_names, resolve
 from parity.records import PROMOTED_NOISE, Boundary, Report
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
 HEAD = (
     "| port | reference | config | boundaries | bit by bit | worst, promoted float64 | in bf16, bit by bit | seconds |"
 )
@@ -35,7 +35,9 @@ def main() -> None:
     names = built_in_names()
     found = {name: measured(name) if name in (arguments.only or names) else kept[name] for name in names}
     arguments.write.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    arguments.page.write_text(filled(arguments.page.read_text(encoding="utf-8"), found), encoding="utf-8")
+    arguments.page.write_text(
+        filled(arguments.page.read_text(encoding="utf-8"), "measured", table(found)), encoding="utf-8"
+    )
 
 
 def measured(name: str) -> dict[str, Any]:
@@ -83,16 +85,14 @@ def exact(boundaries: Iterable[Boundary]) -> int:
     return sum(each.verdict == "exact" for each in boundaries)
 
 
-def filled(page: str, found: dict[str, dict[str, Any]]) -> str:
-    """The page with the table of measured figures in its place."""
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """The measured figures, a line for each port."""
     rows = [
         f"| `{name}` | `{port['reference']}` | `{port['config']}` | {port['boundaries']} | {port['exact']} | "
         f"{port['worst']:.1e} | {port['low_exact']} of {port['low_boundaries']} | {port['seconds']} |"
         for name, port in found.items()
     ]
-    before, _, rest = page.partition(BEGIN)
-    after = rest.partition(END)[2]
-    return "\n".join([before + BEGIN, HEAD, "|---|---|---|---|---|---|---|---|", *rows, END + after])
+    return "\n".join([HEAD, "|---|---|---|---|---|---|---|---|", *rows, ""])
 
 
 if __name__ == "__main__":

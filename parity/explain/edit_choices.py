@@ -37,9 +37,7 @@ def _unweighed(context: Context, step: Step) -> Iterator[Mutation]:
             continue
 
         def alike(playing: Playing, step: Step, at: int = at) -> Tensor:
-            arguments, keywords = playing.given(step)
-            given = [torch.ones_like(each) if n == at else each for n, each in enumerate(arguments)]
-            return playing.compute(step, *given, **keywords)[0]
+            return _computed(playing, step, at, torch.ones_like)
 
         text = "the indexer's heads were added up without their weights"
         yield mutation_of(context, step, f"operand {at} of ones", text, alike, 1.0, "attention-mask")
@@ -52,14 +50,18 @@ def _squashed(context: Context, step: Step, at: int) -> Iterator[Mutation]:
     for name, change in _SQUASHING.items() if raw is not None else ():
 
         def edit(playing: Playing, step: Step, change: Callable[[Tensor], Tensor] = change) -> Tensor:
-            arguments, keywords = playing.given(step)
             assert raw is not None
-            weights = change(playing.value(raw, step)).reshape(arguments[at].shape)
-            given = [weights if n == at else each for n, each in enumerate(arguments)]
-            return playing.compute(step, *given, **keywords)[0]
+            weights = change(playing.value(raw, step))
+            return _computed(playing, step, at, lambda given: weights.reshape(given.shape))
 
         text = f"the weights of the indexer's heads went through {name}"
         yield mutation_of(context, step, f"operand {at} through {name}", text, edit, 1.0, "attention-mask")
+
+
+def _computed(playing: Playing, step: Step, at: int, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """What a step gives with one of its operands changed."""
+    arguments, keywords = playing.given(step)
+    return playing.compute(step, *arguments[:at], change(arguments[at]), *arguments[at + 1 :], **keywords)[0]
 
 
 def _projected(context: Context, ref: Ref) -> Ref | None:
